@@ -1,0 +1,17 @@
+.PHONY: test gate outputs figures
+
+test:            ## everything that CI runs before the gate
+	python -m pytest
+
+gate:            ## notebooks clean, package regenerated, nothing left uncommitted
+	bash .ci/gate
+
+outputs:         ## run every reading notebook in place and keep its outputs
+	for nb in nbs/tour.ipynb nbs/[0-9]*.ipynb; do jupyter execute --inplace $$nb || exit 1; done
+	nbdev_clean
+
+figures:         ## the pictures of README.md, made by the notebooks
+	PFGM_FIGURES=$(CURDIR)/results jupyter execute nbs/03_flow.ipynb
+	papermill nbs/train.ipynb out.ipynb -p run_dir runs/figures -p restart True
+	cp runs/figures/samples.png results/digits.png
+	cp runs/figures/summary.json results/digits.json
