@@ -63,7 +63,10 @@ def field_lines(
     u, v = np.linspace(*extent[:2], grid), np.linspace(*extent[2:], grid)
     points = torch.tensor(np.stack(np.meshgrid(u, v), -1).reshape(-1, 2))
     vectors = field(points).numpy().reshape(grid, grid, 2)
-    strength = np.log10(np.linalg.norm(vectors, axis=-1) + 1e-12)
+    length = np.linalg.norm(vectors, axis=-1)
+    length[length < 1e-9 * np.nanmax(length)] = np.nan  # where there is no field there are no lines
+    vectors[np.isnan(length)] = np.nan
+    strength = np.log10(length).clip(*np.nanquantile(np.log10(length), [0.02, 0.98]))
     ax.streamplot(u, v, vectors[..., 0], vectors[..., 1], color=strength, cmap="viridis_r",
                   density=density, linewidth=0.8, arrowsize=0.8)
     if charges is not None:
