@@ -67,6 +67,7 @@ def field_lines(
     length[length < 1e-9 * np.nanmax(length)] = np.nan  # where there is no field there are no lines
     vectors[np.isnan(length)] = np.nan
     strength = np.log10(length).clip(*np.nanquantile(np.log10(length), [0.02, 0.98]))
+    strength = np.nan_to_num(strength, nan=np.nanmax(strength))
     ax.streamplot(u, v, vectors[..., 0], vectors[..., 1], color=strength, cmap="viridis_r",
                   density=density, linewidth=0.8, arrowsize=0.8)
     if charges is not None:
