@@ -23,7 +23,7 @@ _STYLE = {
     "axes.titlesize": 10, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8,
     "legend.fontsize": 8, "legend.frameon": False,
     "figure.facecolor": "white", "savefig.facecolor": "white",
-    "figure.dpi": 80, "savefig.dpi": 80,
+    "figure.dpi": 72, "savefig.dpi": 72,
     "image.cmap": "gray", "image.interpolation": "nearest",
     "lines.linewidth": 1.6, "svg.hashsalt": "pfgm",
 }
@@ -56,7 +56,7 @@ def field_lines(
     field,                       # points (k, 2) -> vectors (k, 2)
     extent: tuple,               # (left, right, bottom, top)
     charges: torch.Tensor = None,  # (n, 2), drawn as black dots
-    density: float = 1.1,        # of lines, as in plt.streamplot
+    density: float = 0.8,        # of lines, as in plt.streamplot
     grid: int = 81,              # points per axis at which the field is computed
 ):
     "Draw the field lines of a planar field; colour is the log of its magnitude."
