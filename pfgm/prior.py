@@ -42,11 +42,12 @@ class Hemisphere:
 
     def sample(
         self,
-        n: int,                            # number of starts
-        generator: torch.Generator = None,  # its device is where the starts are made
-    ) -> tuple:                            # x (n, *shape), z (n,), float64
+        n: int,                             # number of starts
+        generator: torch.Generator = None,  # passed in for the same starts every time
+        device: torch.device = None,        # where; None: the generator's device
+    ) -> tuple:                             # x (n, *shape), z (n,), float64
         "Starts of n field lines, each with its own height."
-        device = generator.device if generator else None
+        device = generator.device if generator else device
         x = _normal(n, self.shape, generator, device)
         chi2 = _chi_square(n, self.D, generator, device)
         scale = self.R / (x.flatten(1).square().sum(1) + chi2).sqrt()
@@ -86,10 +87,11 @@ class Prior:
     def sample(
         self,
         n: int,                             # number of starts
-        generator: torch.Generator = None,  # its device is where the starts are made
+        generator: torch.Generator = None,  # passed in for the same starts every time
+        device: torch.device = None,        # where; None: the generator's device
     ) -> tuple:                             # x (n, *shape), z (n,) all z_max, float64
         "Starts of n field lines on the plane."
-        device = generator.device if generator else None
+        device = generator.device if generator else device
         x = torch.zeros(n, *self.shape, dtype=torch.float64, device=device)
         x = student_draw(x + self._centre(x), self.z_max, self.D, generator)
         return x, torch.full((n,), self.z_max, dtype=torch.float64, device=device)
