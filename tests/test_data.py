@@ -1,0 +1,470 @@
+"Data sets: layouts, the map to [-1, 1] and back, files, folders, torchvision, and every fault a user can make."
+import gzip
+import pickle
+import struct
+import tarfile
+import urllib.error
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pfgm import data as D
+from pfgm.checks import InputError
+from pfgm.data import TORCHVISION, TOYS, Data, from_array, load
+
+RNG = np.random.default_rng(0)
+
+
+def both(data: Data) -> torch.Tensor:
+    return torch.cat([data.train, data.test])
+
+
+def bytes_of(*shape):
+    return RNG.integers(0, 256, shape, dtype=np.uint8)
+
+
+def save_images(folder, images, suffix=".png", start=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    for k, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{k + start:03}{suffix}")
+    return folder
+
+
+def sentence(*args, **kwargs) -> str:
+    "What `load` complains of: one line."
+    with pytest.raises(InputError) as caught:
+        load(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# Toys and digits
+
+@pytest.mark.parametrize("name", TOYS)
+def test_toys(name):
+    data, again, other = load(name, n=500), load(name, n=500), load(name, n=500, seed=1)
+    assert data.train.shape == data.test.shape == (500, 2) and data.train.dtype == torch.float32
+    assert both(data).abs().max() <= 1 and not data.is_images
+    assert torch.equal(data.train, again.train) and not torch.equal(data.train, other.train)
+    assert not torch.equal(data.train, data.test)
+    assert torch.equal(data.restore(data.train), data.train)
+    drawn = TOYS[name](7, torch.Generator().manual_seed(0))
+    assert drawn.shape == (7, 2)
+
+
+def test_toys_leave_the_global_seed_alone():
+    torch.manual_seed(3)
+    before = torch.rand(1)
+    torch.manual_seed(3)
+    load("rings", n=10)
+    from_array(np.arange(10.0))
+    assert torch.equal(torch.rand(1), before)
+
+
+def test_digits_split_ignores_the_seed():
+    data, other = load("digits"), load("digits", seed=5)
+    assert data.train.shape == (1400, 1, 8, 8) and data.test.shape == (397, 1, 8, 8)
+    assert torch.equal(data.train, other.train) and data.is_images and data.layout == "hw"
+    assert data.restore(data.test).shape == (397, 8, 8)
+    assert "1400 train + 397 held out" in repr(data)
+
+
+# Arrays
+
+@pytest.mark.parametrize(("shape", "scaled", "layout", "images"), [
+    ((), (1,), "", False), ((5,), (5,), "", False), ((1,), (1,), "", False),
+    ((8, 8), (1, 8, 8), "hw", True), ((7, 9), (7, 9), "", False), ((28, 20), (1, 28, 20), "hw", True),
+    ((9, 8, 3), (3, 9, 8), "hwc", True), ((9, 8, 1), (1, 9, 8), "hwc", True), ((4, 4, 3), (4, 4, 3), "", False),
+    ((3, 9, 8), (3, 9, 8), "", True), ((1, 9, 8), (1, 9, 8), "", True), ((2, 9, 8), (2, 9, 8), "", False),
+    ((3, 4, 4), (3, 4, 4), "", False), ((9, 8, 4), (9, 8, 4), "", False), ((8, 8, 8), (8, 8, 8), "", False),
+    ((2, 3, 4, 5), (2, 3, 4, 5), "", False),
+])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_layouts(shape, scaled, layout, images, dtype):
+    array = bytes_of(20, *shape).astype(dtype)
+    data = from_array(array)
+    assert (data.shape, data.layout, data.is_images) == (scaled, layout, images)
+    assert len(data.train) == 18 and len(data.test) == 2
+    assert both(data).dtype == torch.float32 and both(data).abs().max() <= 1
+    back = data.restore(both(data)).numpy().reshape(20, -1).round(3)
+    assert sorted(map(tuple, back)) == sorted(map(tuple, array.reshape(20, -1).astype(float)))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint16", "int32", "int64", "uint64", "bool", "float16",
+                                   "float32", "float64", ">f4", ">i4", "longdouble"])
+@pytest.mark.parametrize("shape", [(30, 2), (30, 2, 3)])
+def test_dtypes(dtype, shape):
+    array = RNG.integers(0, 100, shape).astype(dtype)
+    data = from_array(array)
+    assert both(data).dtype == torch.float32 and both(data).abs().max() <= 1
+    back, columns = data.restore(both(data)).double(), 2 if len(shape) == 2 else 1
+    original = torch.tensor(array.astype(float)).reshape(-1, columns)
+    assert (back.reshape(-1, columns).sort(0).values - original.sort(0).values).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.uint8, torch.bool, torch.int64, torch.float64])
+def test_tensors(dtype):
+    data = from_array((torch.rand(10, 3, generator=torch.Generator().manual_seed(0)) * 2).to(dtype))
+    assert data.shape == (3,) and both(data).abs().max() <= 1
+
+
+def test_lists_gradients_views_and_small_sets():
+    assert from_array([[0, 1], [2, 3], [4, 5]]).train.shape == (2, 2)
+    assert from_array(torch.ones(4, 2, requires_grad=True)).train.requires_grad is False
+    assert from_array(np.arange(40.0).reshape(4, 10).T[::-1]).shape == (4,)
+    two = from_array(bytes_of(2, 8, 8))
+    assert len(two.train) == len(two.test) == 1
+    frozen = bytes_of(20, 8, 8)
+    frozen.flags.writeable = False
+    assert from_array(frozen).is_images
+
+
+def test_the_given_array_is_not_changed():
+    for array in (RNG.normal(size=(20, 3)).astype(np.float32), torch.randn(20, 3, 9, 9)):
+        kept = np.asarray(array).copy()
+        data = from_array(array)
+        data.train.zero_()
+        assert np.array_equal(kept, np.asarray(array))
+
+
+def test_split_depends_on_the_seed_alone():
+    array = np.arange(100.0)
+    assert torch.equal(from_array(array, seed=1).test, from_array(array * 5 + 3, seed=1).test)
+    assert not torch.equal(from_array(array, seed=1).test, from_array(array, seed=2).test)
+
+
+def test_columns_have_units_of_their_own_and_images_have_one():
+    table = np.stack([np.linspace(0, 1, 50), np.linspace(-3e6, 5e6, 50), np.full(50, 7.0)], 1)
+    data = from_array(table)
+    low, high = both(data).aminmax(dim=0)
+    assert low.tolist() == [-1, -1, 0] and high.tolist() == [1, 1, 0] and data.scale[2] == 1
+    curves = from_array(table[:, :, None])
+    assert curves.scale.shape == () and both(curves).aminmax() == (-1, 1)
+    assert from_array(np.full((4, 8, 8), 2.5)).train.abs().max() == 0
+
+
+@pytest.mark.parametrize("values", [
+    [1.0, np.nextafter(1.0, 2)], [-1.7e308, 1.7e308], [0.0, 5e-324], [1.7e9, 1.7e9 + 1], [2**53, 2**53 - 3]])
+def test_extreme_ranges_stay_inside(values):
+    data = from_array(np.array(values * 10))
+    assert both(data).isfinite().all() and both(data).abs().max() <= 1
+    back = data.restore(both(data)).flatten().sort().values
+    assert torch.allclose(back, torch.tensor(sorted(values * 10), dtype=torch.float64), rtol=1e-9)
+
+
+def test_bytes_come_back_exactly():
+    data = from_array(np.arange(256, dtype=np.uint8).reshape(4, 8, 8))
+    assert torch.equal(data.restore(both(data)).flatten().sort().values, torch.arange(256.0))
+    dark = from_array(np.full((4, 8, 8), 3, np.uint8))
+    assert dark.restore(dark.train).unique().tolist() == [3]
+
+
+@pytest.mark.parametrize(("array", "words"), [
+    (np.ones((4, 2), complex), "complex128"), (np.array([[1, None]] * 3), "object"), (["a", "b"], "<U1"),
+    (np.zeros(3, "datetime64[s]"), "datetime64"), ([[1, 2], [3]], "not one array"),
+    (torch.ones(4, 2, dtype=torch.complex64), "complex64"), (5.0, "shape ()"), (np.ones((1, 2)), "shape (1, 2)"),
+    (np.ones((0, 2)), "shape (0, 2)"), (np.ones((3, 0)), "shape (3, 0)"),
+    ([[1.0, 2.0], [np.nan, np.inf]], "(2 of 4), the first at index (1, 0)"),
+    (np.array([0, 1, -np.inf]), "(1 of 3), the first at index (2,)"),
+    (np.where(np.arange(128).reshape(2, 8, 8) == 77, np.nan, 0), "the first at index (1, 1, 5)"),
+])
+def test_arrays_refused(array, words):
+    with pytest.raises(InputError) as caught:
+        from_array(array, "mine")
+    assert words in str(caught.value) and "'mine'" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_restore_wants_its_own_shape():
+    with pytest.raises(InputError, match="restore needs points of shape"):
+        load("digits").restore(torch.zeros(2, 8, 8))
+
+
+# Array files
+
+@pytest.mark.parametrize("names", [("anything",), ("labels", "data"), ("x", "y"), ("y", "images")])
+def test_npz(tmp_path, names):
+    right = next((name for name in ("data", "x", "images") if name in names), names[0])
+    arrays = {name: bytes_of(20, 8, 9) if name == right else np.arange(20) for name in names}
+    np.savez(tmp_path / "a.npz", **arrays)
+    data = load(tmp_path / "a.npz")
+    assert data.shape == (1, 8, 9) and data.restore(data.test).shape == (2, 8, 9)
+
+
+def test_npz_with_objects_beside_the_data(tmp_path):
+    np.savez(tmp_path / "a.npz", data=np.ones((4, 2)), labels=np.array([{}, None], dtype=object))
+    assert load(str(tmp_path / "a.npz")).shape == (2,)
+
+
+def test_npy(tmp_path):
+    np.save(tmp_path / "a.npy", RNG.normal(size=(30, 4)))
+    first, second = load(tmp_path / "a.npy", seed=1), load(str(tmp_path / "a.npy"), seed=1)
+    assert torch.equal(first.train, second.train) and first.name.endswith("a.npy")
+
+
+def test_array_files_refused(tmp_path):
+    np.savez(tmp_path / "two.npz", first=np.ones(3), second=np.ones(3))
+    assert "first, second" in sentence(tmp_path / "two.npz")
+    np.save(tmp_path / "object.npy", np.array([{}, {}], dtype=object), allow_pickle=True)
+    assert "numpy.save" in sentence(tmp_path / "object.npy")
+    for name in ("broken.npy", "broken.npz"):
+        (tmp_path / name).write_bytes(b"no array")
+        assert name in sentence(tmp_path / name)
+    (tmp_path / "empty.npy").touch()
+    assert "empty.npy" in sentence(tmp_path / "empty.npy")
+    np.savez(tmp_path / "none.npz")
+    assert "none.npz" in sentence(tmp_path / "none.npz")
+    np.save(tmp_path / "nan.npy", np.array([[1.0], [np.nan]]))
+    assert "nan.npy' holds NaN or infinite numbers (1 of 2)" in sentence(tmp_path / "nan.npy")
+    torch.save(torch.ones(3), tmp_path / "a.pt")
+    assert "numpy.save" in sentence(tmp_path / "a.pt") and "any program" in sentence(tmp_path / "a.pt")
+    (tmp_path / "a.csv").write_text("1,2")
+    assert "folder of images, a .npy or a .npz file" in sentence(tmp_path / "a.csv")
+
+
+# Image folders
+
+@pytest.mark.parametrize("suffix", [".png", ".BMP", ".ppm", ".tif", ".TIFF"])
+def test_folder_of_colour(tmp_path, suffix):
+    images = bytes_of(12, 9, 11, 3)
+    save_images(tmp_path / "a" / "b", images[:5], suffix)
+    save_images(tmp_path, images[5:], suffix, start=5)
+    (tmp_path / "notes.txt").write_text("not an image")
+    (tmp_path / "._000.png").write_text("left behind by macOS")
+    data = load(str(tmp_path))
+    assert data.shape == (3, 9, 11) and data.layout == "hwc" and len(data.test) == 1
+    back = data.restore(both(data)).numpy()
+    assert {image.tobytes() for image in back.astype(np.uint8)} == {image.tobytes() for image in images}
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".webp", ".gif"])
+def test_lossy_formats(tmp_path, suffix):
+    save_images(tmp_path, np.full((3, 16, 16, 3), (200, 100, 50), np.uint8), suffix)
+    data = load(tmp_path)
+    mean = data.restore(data.train).mean((0, 1, 2))
+    assert data.shape == (3, 16, 16) and (mean - torch.tensor([200.0, 100.0, 50.0])).abs().max() < 4
+
+
+def test_folder_of_grey(tmp_path):
+    save_images(tmp_path, bytes_of(4, 8, 9))
+    save_images(tmp_path, [bytes_of(8, 9) > 100], start=10)                      # one bit per pixel
+    save_images(tmp_path, [(bytes_of(8, 9).astype(np.uint16) * 257)], start=20)  # sixteen bits per pixel
+    data = load(tmp_path)
+    assert data.shape == (1, 8, 9) and data.layout == "hw" and data.restore(data.test).shape == (1, 8, 9)
+    whole = data.restore(both(data))
+    assert torch.equal(whole, whole.round()) and whole.max() > 200
+
+
+def test_sixteen_bits(tmp_path):
+    image = bytes_of(8, 9)
+    save_images(tmp_path, [image.astype(np.uint16) * 257] * 2)
+    assert np.array_equal(load(tmp_path).restore(load(tmp_path).train)[0].numpy(), image)
+
+
+def test_mixed_folder_is_colour(tmp_path):
+    grey = bytes_of(8, 8)
+    save_images(tmp_path, [grey, bytes_of(8, 8, 3)])
+    data = load(tmp_path)
+    assert data.shape == (3, 8, 8)
+    assert any((image == torch.tensor(grey)[..., None]).all() for image in data.restore(both(data)))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "CMYK"])
+def test_transparency_becomes_white(tmp_path, mode):
+    for k in range(2):
+        image = Image.new("RGBA", (9, 9), (0, 0, 0, 0 if mode != "CMYK" else 255)).convert(mode)
+        image.save(tmp_path / f"{k}.{'tif' if mode == 'CMYK' else 'png'}",
+                   **({"transparency": 0} if mode == "P" else {}))
+    data = load(tmp_path)
+    assert data.shape[0] == (1 if mode == "LA" else 3)
+    assert (data.restore(data.train) == (0 if mode == "CMYK" else 255)).all()
+
+
+def test_photos_are_turned_as_the_camera_noted(tmp_path):
+    image = np.zeros((8, 12, 3), np.uint8)
+    image[:, :6] = 255
+    for k in range(2):
+        exif = Image.Exif()
+        exif[0x0112] = 6  # to be turned clockwise
+        Image.fromarray(image).save(tmp_path / f"{k}.png", exif=exif)
+    data = load(tmp_path)
+    assert data.shape == (3, 12, 8) and (data.train[0, :, :6] == 1).all() and (data.train[0, :, 6:] == -1).all()
+
+
+def test_image_size(tmp_path):
+    colours = bytes_of(3, 4, 3)
+    for k, (width, height) in enumerate([(640, 480), (300, 500), (20, 16)]):
+        image = Image.fromarray(colours[k][None].repeat(2, 0)).resize((width, height), Image.Resampling.NEAREST)
+        image.save(tmp_path / f"{k}.jpg", quality=100, subsampling=0)
+    data = load(tmp_path, image_size=16)
+    assert data.shape == (3, 16, 16) and len(both(data)) == 3
+    # 640 x 480: four vertical bars of 160; the middle 480 shows the second from 80 to 240
+    order = torch.randperm(3, generator=torch.Generator().manual_seed(0))
+    wide = data.restore(both(data))[(torch.cat([order[1:], order[:1]]) == 0).nonzero().item()]
+    assert (wide[:, 4:7] - torch.tensor(colours[0][1])).abs().max() < 3
+
+
+def test_draft_decoding_changes_nothing_visible(tmp_path):
+    smooth = Image.fromarray(bytes_of(8, 10, 3)).resize((1000, 800), Image.Resampling.BICUBIC)
+    smooth.save(tmp_path / "a.jpg", quality=95)
+    full = Image.open(tmp_path / "a.jpg").convert("RGB").crop((100, 0, 900, 800)).resize((32, 32), 3)
+    fast = D._decode(tmp_path / "a.jpg", 32)
+    assert np.abs(fast.astype(int) - np.asarray(full).astype(int))[1:-1, 1:-1].max() <= 3
+
+
+def test_folders_refused(tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "a.txt").touch()
+    assert "no images" in sentence(empty)
+    one = save_images(tmp_path / "one", bytes_of(1, 8, 8))
+    assert "at least two samples" in sentence(one)
+    sizes = save_images(tmp_path / "sizes", [bytes_of(8, 9), bytes_of(8, 9), bytes_of(10, 8)])
+    text = sentence(sizes)
+    assert "000.png' has 9 x 8" in text and "002.png' has 8 x 10" in text and "-p image_size 32" in text
+    assert load(sizes, image_size=8).shape == (1, 8, 8)
+    torn = save_images(tmp_path / "torn", bytes_of(3, 30, 30, 3))
+    content = (torn / "001.png").read_bytes()
+    for damaged in (content[:len(content) // 2], b"", b"no image at all"):
+        (torn / "001.png").write_bytes(damaged)
+        assert "001.png' cannot be read as an image" in sentence(torn)
+    (tmp_path / "float").mkdir()
+    Image.fromarray(np.ones((8, 8), np.float32)).save(tmp_path / "float" / "a.tif")
+    assert "floating-point" in sentence(tmp_path / "float")
+
+
+def test_progress_bar_only_where_it_is_wanted(tmp_path, capfd):
+    folder = save_images(tmp_path, [bytes_of(8, 8)])
+    content = (folder / "000.png").read_bytes()
+    for k in range(1, 2001):
+        (folder / f"{k:04}.png").write_bytes(content)
+    load(folder, progress=False)
+    assert capfd.readouterr().err == ""
+    load(folder)
+    assert "reading images" in capfd.readouterr().err
+
+
+# Names and options
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("digist", "did you mean 'digits'?"), ("cifar", "did you mean 'cifar10'?"), ("moons", "did you mean 'two_moons'?"),
+    ("zzz", "unknown data set or path 'zzz'. Allowed: eight_gaussians"), ("", "unknown data set or path ''"),
+])
+def test_unknown_names(name, words):
+    text = sentence(name)
+    assert words in text and all(known in text for known in (*TOYS, "digits", *TORCHVISION))
+
+
+def test_missing_paths(tmp_path):
+    for path in (tmp_path / "a" / "b", tmp_path / "x.npy", "./digits_", "pictures/cats", "x.npz", "~/no/such/folder"):
+        text = sentence(path)
+        assert f"no file or folder '{path}'" in text and "nearest folder that exists" in text
+    assert f"is '{tmp_path}'" in sentence(tmp_path / "a" / "b")
+    sentence("a" * 5000)
+
+
+@pytest.mark.parametrize(("args", "words"), [
+    ({"n": 1}, "n is the number of points"), ({"n": 0}, "got 0"), ({"n": 2.5}, "got 2.5"), ({"n": True}, "got True"),
+    ({"image_size": 16}, "leave it out for 'rings'"),
+])
+def test_options_refused(args, words):
+    assert words in sentence("rings", **args)
+
+
+@pytest.mark.parametrize("size", [0, -4, 7, 16.0, True, "16"])
+def test_image_sizes_refused(tmp_path, size):
+    assert "image_size is a whole number" in sentence(tmp_path, image_size=size)
+
+
+def test_load_is_for_names_and_paths():
+    assert "from_array" in sentence(np.ones((3, 2)))
+
+
+def test_a_folder_called_like_a_data_set(tmp_path, monkeypatch):
+    save_images(tmp_path / "digits", bytes_of(3, 9, 9))
+    monkeypatch.chdir(tmp_path)
+    assert load("digits").shape == (1, 8, 8) and load("./digits").shape == (1, 9, 9)
+
+
+# torchvision, without network
+
+@pytest.fixture
+def offline(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise urllib.error.URLError("Name or service not known")
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+
+
+@pytest.mark.parametrize(("name", "file", "folder"), [
+    ("cifar10", "cifar-10-python.tar.gz", ""), ("mnist", "t10k-images-idx3-ubyte.gz", "MNIST/raw"),
+    ("fashion_mnist", "train-images-idx3-ubyte.gz", "FashionMNIST/raw"),
+])
+def test_no_network(tmp_path, offline, name, file, folder):
+    text = sentence(name, data_dir=str(tmp_path))
+    assert f"could not download '{name}'" in text and "Name or service not known" in text
+    assert file in text and f"into {tmp_path / folder}," in text and "-p dataset digits" in text
+
+
+def test_data_dir_that_cannot_be_written(tmp_path, offline):
+    (tmp_path / "file").touch()
+    assert "could not download 'mnist'" in sentence("mnist", data_dir=str(tmp_path / "file"))
+
+
+def idx(array) -> bytes:
+    "The format of MNIST: magic number, sizes, bytes."
+    return struct.pack(f">I{array.ndim}I", 0x0800 + array.ndim, *array.shape) + array.tobytes()
+
+
+@pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
+@pytest.mark.parametrize("packed", [False, True])
+def test_mnist_from_local_files(tmp_path, offline, monkeypatch, capfd, name, folder, packed):
+    from torchvision.datasets import mnist, utils
+    kind = getattr(mnist, folder)
+    raw = tmp_path / folder / "raw"
+    raw.mkdir(parents=True)
+    images = {"train": bytes_of(30, 28, 28), "t10k": bytes_of(10, 28, 28)}
+    for part, array in images.items():
+        for file, content in ((f"{part}-images-idx3-ubyte", idx(array)),
+                              (f"{part}-labels-idx1-ubyte", idx(np.zeros(len(array), np.uint8)))):
+            (raw / (file + ".gz" * packed)).write_bytes(gzip.compress(content) if packed else content)
+    if packed:
+        resources = [(file, utils.calculate_md5(raw / file)) for file, _ in kind.resources]
+        monkeypatch.setattr(kind, "resources", resources)
+    data = load(name, data_dir=str(tmp_path))
+    assert data.shape == (1, 28, 28) and data.is_images and data.name == name
+    assert np.array_equal(data.restore(data.train).numpy(), images["train"])
+    assert np.array_equal(data.restore(data.test).numpy(), images["t10k"])
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_cifar10_from_local_files(tmp_path, offline, monkeypatch, packed):
+    from torchvision.datasets import CIFAR10, utils
+    source = tmp_path / "made" / "cifar-10-batches-py"
+    source.mkdir(parents=True)
+    images = bytes_of(6, 4, 3, 32, 32)
+    names = [name for name, _ in CIFAR10.train_list + CIFAR10.test_list]
+    for name, batch in zip(names, images, strict=True):
+        (source / name).write_bytes(pickle.dumps({"data": batch.reshape(4, -1), "labels": [0] * 4}))
+    (source / "batches.meta").write_bytes(pickle.dumps({"label_names": ["a"]}))
+    md5 = {path.name: utils.calculate_md5(path) for path in source.iterdir()}
+    monkeypatch.setattr(CIFAR10, "train_list", [[name, md5[name]] for name in names[:5]])
+    monkeypatch.setattr(CIFAR10, "test_list", [[name, md5[name]] for name in names[5:]])
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": md5["batches.meta"]})
+    root = tmp_path / "made"
+    if packed:
+        root = tmp_path / "packed"
+        root.mkdir()
+        with tarfile.open(root / "cifar-10-python.tar.gz", "w:gz") as archive:
+            archive.add(source, "cifar-10-batches-py")
+        monkeypatch.setattr(CIFAR10, "tgz_md5", utils.calculate_md5(root / "cifar-10-python.tar.gz"))
+    data = load("cifar10", data_dir=str(root))
+    assert data.shape == (3, 32, 32) and data.layout == "hwc" and len(data.train) == 20 and len(data.test) == 4
+    assert np.array_equal(data.restore(data.test).numpy(), images[5].transpose(0, 2, 3, 1))
+    assert np.array_equal(((data.train + 1) * 127.5).round().numpy(), images[:5].reshape(20, 3, 32, 32))
+
+
+def test_a_damaged_download(tmp_path, offline):
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"half a file")
+    assert "could not download 'cifar10'" in sentence("cifar10", data_dir=str(tmp_path))
