@@ -67,7 +67,7 @@ def electric_field(
     return (diff / distance ** x.shape[1]).mean(1) / math.exp(log_sphere_area(x.shape[1]))
 
 # %% ../nbs/01_field.ipynb #01-28
-_DIRECT = 64  # up to this many numbers per point, squared distances come from differences
+_DIRECT = 16  # up to this many numbers per point, squared distances come from differences
 
 @contextmanager
 def full_precision(

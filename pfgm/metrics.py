@@ -13,13 +13,17 @@ from .checks import require
 
 # %% ../nbs/12_metrics.ipynb #12-05
 def principal_components(
-    x: Tensor,       # (n, *shape) training data
+    x: Tensor,        # (n, *shape) training data
     count: int = 24,  # leading components
-):                   # function (m, *shape) -> (m, count), float64
-    "Projection onto the leading principal components of the data."
-    x = x.flatten(1).double().cpu()
+):                    # function (m, *shape) -> (m, count), float64
+    "Projection onto the leading principal components; above 2,048 numbers they come from 2,048 of the points."
+    x = x.flatten(1)
+    x = x[::-(-len(x) // 2048)].double().cpu() if x.shape[1] > 2048 else x.double().cpu()
     mean = x.mean(0)
-    axes = torch.linalg.svd(x - mean, full_matrices=False).Vh[:count].T
+    x = x - mean
+    wide = x.shape[1] > len(x)  # the smaller of covariance and Gram matrix
+    axes = torch.linalg.eigh(x @ x.T if wide else x.T @ x).eigenvectors.flip(1)[:, :count]
+    axes = torch.nn.functional.normalize(x.T @ axes, dim=0) if wide else axes
     return lambda y: (y.flatten(1).double().cpu() - mean) @ axes
 
 def _root(matrix: Tensor) -> Tensor:
@@ -41,7 +45,7 @@ def frechet_distance(
     cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp_min(0).sqrt().sum()
     return ((a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross).item()
 
-# %% ../nbs/12_metrics.ipynb #12-13
+# %% ../nbs/12_metrics.ipynb #12-15
 def nearest_distance(
     x: Tensor,      # (m, *shape)
     train: Tensor,  # (n, *shape)

@@ -1,0 +1,139 @@
+"The main job as a user types it: papermill on train.ipynb and sample.ipynb, right and wrong."
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+NBS = Path(__file__).parent.parent / "nbs"
+
+
+def papermill(notebook, out, cwd, *parameters):
+    command = [sys.executable, "-m", "papermill", str(NBS / notebook), str(out), *parameters]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def passed(parameters: dict) -> list:
+    return [word for name, value in parameters.items() for word in ("-p", name, str(value))]
+
+
+QUICK = dict(steps=12, width=32, n_samples=40, sample_steps=4)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A short run of the main job in a folder of its own."""
+    folder = tmp_path_factory.mktemp("run")
+    done = papermill("train.ipynb", "out.ipynb", folder, *passed(QUICK))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def pictures(path) -> int:
+    outputs = [output for cell in json.loads(path.read_text())["cells"] for output in cell.get("outputs", [])]
+    assert not any(output["output_type"] == "error" for output in outputs)
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_main_job(run):
+    assert pictures(run / "out.ipynb") == 2
+    folder = run / "runs" / "digits-D1-seed0"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["steps"] == 12 and summary["nfe"] == 4 and summary["config"]["D"] == 1
+    assert summary["generated"]["n"] == 40 and summary["real_held_out"]["n"] == 397
+    assert 0.1 < summary["real_held_out"]["frechet"] < 0.4 and 1.8 < summary["real_held_out"]["nearest"] < 2.4
+    assert Image.open(folder / "samples.png").width > 500 and (folder / "network.safetensors").exists()
+    text = (run / "out.ipynb").read_text()
+    assert "nearest training point" in text and "real, held out" in text
+
+
+def test_typed_again_it_goes_on(run):
+    done = papermill("train.ipynb", "again.ipynb", run, *passed(QUICK | dict(steps=15)))
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads((run / "runs" / "digits-D1-seed0" / "summary.json").read_text())
+    assert summary["steps"] == 15
+
+
+def test_sample(run):
+    done = papermill("sample.ipynb", "samples.ipynb", run, *passed(dict(n=5, steps=3, out="x.npy")))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert pictures(run / "samples.ipynb") == 1
+    five = np.load(run / "x.npy")
+    assert five.shape == (5, 8, 8)
+    done = papermill("sample.ipynb", "samples.ipynb", run, *passed(dict(n=2, steps=3, out="y.npy")))
+    np.testing.assert_allclose(np.load(run / "y.npy"), five[:2], atol=1e-3)
+
+
+def test_other_flows_and_data(tmp_path):
+    Path(tmp_path / "pictures").mkdir()
+    for k in range(12):
+        Image.fromarray(np.random.default_rng(k).integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(
+            tmp_path / "pictures" / f"{k}.png")
+    np.save(tmp_path / "vectors.npy", np.random.default_rng(0).normal(size=(50, 3)))
+    for name, parameters in dict(pictures=dict(image_size=16, D="inf", batch=4, width=8),
+                                 vectors=dict(dataset="vectors.npy", D=16, seed=3)).items():
+        done = papermill("train.ipynb", f"{name}.ipynb", tmp_path, *passed(QUICK | dict(dataset=name) | parameters))
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "runs" / "pictures-Dinf-seed0" / "network.safetensors").exists()
+    assert (tmp_path / "runs" / "vectors-D16-seed3" / "summary.json").exists()
+
+
+FAULTS = {
+    "misspelt": (dict(datset="cifar10"), "unknown parameter 'datset'; did you mean 'dataset'?"),
+    "data set": (dict(dataset="digit"), "did you mean 'digits'?"),
+    "path": (dict(dataset="no/such/folder"), "there is no file or folder 'no/such/folder'"),
+    "no images": (dict(dataset="empty"), "there are no images in 'empty'"),
+    "sizes": (dict(dataset="mixed"), "-p image_size 32"),
+    "nan": (dict(dataset="nan.npy"), "holds NaN or infinite numbers (1 of 10)"),
+    "D": (dict(D=0), "D is 0; it must be 1"),
+    "steps": (dict(steps=-4), "steps is -4"),
+    "device": (dict(device="cuda:5"), "there is no device 'cuda:5'"),
+    "run_dir": (dict(run_dir="file/run"), "run_dir 'file/run' cannot be written"),
+    "solver": (dict(solver="huen"), "unknown solver 'huen'; did you mean 'heun'?"),
+    "type": (dict(minutes="long"), "minutes is 'long'"),
+}
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faulty")
+    for name in ("empty", "mixed"):
+        (folder / name).mkdir()
+    for size in (8, 9):
+        Image.new("L", (size, size)).save(folder / "mixed" / f"{size}.png")
+    np.save(folder / "nan.npy", np.array([[1.0, 2]] * 4 + [[np.nan, 0]]))
+    (folder / "file").write_text("")
+    return folder
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_stop_at_once_with_one_line(faulty, fault):
+    parameters, words = FAULTS[fault]
+    start = time.monotonic()
+    done = papermill("train.ipynb", "out.ipynb", faulty, *passed(parameters))
+    lines = [line for line in done.stderr.splitlines() if line.startswith("InputError: ")]
+    assert done.returncode != 0 and len(lines) == 1 and words in lines[0], done.stderr[-2000:]
+    assert time.monotonic() - start < 60 and not list(faulty.glob("runs/*/state.pt"))
+
+
+def test_cifar10_without_network_says_how_to_go_on(faulty):
+    """Refused here for want of a network; where there is one, this test would download CIFAR-10, so it is cut off."""
+    environment = {"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
+    command = [sys.executable, "-m", "papermill", str(NBS / "train.ipynb"), "out.ipynb", "-p", "dataset", "cifar10",
+               "-p", "data_dir", str(faulty / "downloads")]
+    done = subprocess.run(command, cwd=faulty, capture_output=True, text=True, env={**os.environ, **environment})
+    lines = [line for line in done.stderr.splitlines() if line.startswith("InputError: ")]
+    assert len(lines) == 1 and "cifar-10-python.tar.gz" in lines[0] and "digits" in lines[0], done.stderr[-2000:]
+
+
+def test_help_lists_every_parameter():
+    done = subprocess.run([sys.executable, "-m", "papermill", "--help-notebook", str(NBS / "train.ipynb")],
+                          capture_output=True, text=True)
+    for name in ("dataset", "D", "minutes", "steps", "seed", "device", "run_dir", "restart", "solver"):
+        assert f"{name}: " in done.stdout, done.stdout
+    assert "1 is PFGM" in done.stdout
