@@ -44,7 +44,7 @@ def save_weights(
 ):
     "Write weights and their description into one file."
     from safetensors.torch import save_file
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    weights = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()}
     with atomic_write(path) as new:
         save_file(weights, new, metadata={"config": json.dumps(config)})
 

@@ -234,7 +234,7 @@ def _digits() -> Data:
     images = load_digits().images.astype(np.float32)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).numpy()
     eight = torch.tensor(8.0)
-    return _data("digits", images[order[397:]], images[order[:397]], eight, eight)
+    return _data("digits", images[order[:1400]], images[order[1400:]], eight, eight)
 
 def _toy(name: str, n: int, seed: int) -> Data:
     "`n` training points and `n` held-out points of one law."

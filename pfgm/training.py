@@ -43,14 +43,14 @@ class TrainConfig:
     objective: str = "mean"     # mean: exact posterior mean; point: one data point; field: the paper's
     n_charges: int = 0          # data points in the target's sum; 0: all
     gamma: float = 5.0          # of the paper's target, objective="field"
-    s_min: float = 0.02         # smallest displacement per number, in standard deviations of the data
-    s_max: float = 40.0         # largest
+    s_min: float = 0.01         # smallest displacement per number, in standard deviations of the data
+    s_max: float = 80.0         # largest
     network: str = "auto"       # auto, mlp or unet
     width: int = None           # of the network; None: its default
     dropout: float = 0.0        # share of hidden units dropped in training
     flip: bool = False          # mirror half of the images
     batch: int = 256            # perturbed points per step
-    lr: float = 1e-3            # Adam, largest value
+    lr: float = 3e-4            # Adam, largest value
     warmup: int = 200           # steps until then
     clip: float = 1.0           # largest norm of the gradient
     ema: float = 0.999          # decay of the moving average that is used for sampling
@@ -151,16 +151,17 @@ class Model:
         shape, none = tuple(about["data"]["shape"]), torch.zeros(0, *about["data"]["shape"])
         data = Data(about["data"]["name"], none, none, weights.pop("data.centre"), weights.pop("data.scale"),
                     about["data"]["layout"])
-        axes = [weights[name] for name in ("flow.axes", "flow.variances") if name in weights]
-        flow = _flow(config, build(**about["network"]), about["sigma_data"], torch.zeros(shape), axes)
+        known = (weights[f"flow.{name}"] for name in ("centre", "axes", "variances"))
+        flow = _flow(config, build(**about["network"]), about["sigma_data"], *known)
         flow.load_state_dict({name.removeprefix("flow."): tensor for name, tensor in weights.items()})
         return cls(flow.to(pick_device(device)).eval(), data, config)
 
-def _flow(config: TrainConfig, network: nn.Module, sigma_data: float, centre: Tensor, axes: tuple) -> Flow:
-    if config.objective == "field":  # the paper's z_exp for CIFAR-10, 5, is a tenth of its gamma times sqrt(N)
+def _flow(config: TrainConfig, network: nn.Module, sigma_data: float, *about) -> Flow:
+    "An untrained flow; about: mean, principal axes and variances of the data."
+    if config.objective == "field":
         z_exp = 0.1 * config.gamma * sigma_data
-        return FieldFlow(network, config.gamma, z_exp, sigma_data, centre)
-    return DenoiserFlow(network, config.D, sigma_data, centre, *axes)
+        return FieldFlow(network, config.gamma, z_exp, sigma_data, *about)
+    return DenoiserFlow(network, config.D, sigma_data, *about)
 
 # %% ../nbs/11_training.ipynb #11-11
 def _loss(flow: Flow, charges: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
@@ -239,8 +240,7 @@ class _Training:
         mean = data.train.mean(0)
         spread = (data.train - mean).square().mean().sqrt().item()
         require(spread > 0, "all data points are the same: there is nothing to learn from them.")
-        axes = principal_axes(data.train - mean) if config.objective != "field" else None
-        self.flow = _flow(config, network, spread, mean, axes).to(self.device)
+        self.flow = _flow(config, network, spread, mean, *principal_axes(data.train - mean)).to(self.device)
         self.average = AveragedModel(self.flow, multi_avg_fn=_average(config.ema))
         self.optimiser = torch.optim.Adam(self.flow.parameters(), lr=config.lr)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
