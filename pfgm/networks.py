@@ -65,7 +65,7 @@ class MLP(nn.Module):
     def __init__(
         self,
         shape: tuple,          # of one sample, any
-        width: int = 512,      # of the hidden vector
+        width: int = 256,      # of the hidden vector
         depth: int = 4,        # residual blocks
         levels: int = 2,       # logarithms of scales per sample
         dropout: float = 0.0,  # share of hidden units dropped in training
@@ -75,7 +75,8 @@ class MLP(nn.Module):
         self.config = dict(network="mlp", shape=list(shape), width=width, depth=depth, levels=levels,
                            dropout=dropout, field=field)
         size = math.prod(shape)
-        self.embed, self.stem = LevelEmbedding(levels, width // 2), nn.Linear(size, width)
+        self.waves = math.pi / 2 * 2 ** torch.arange(4.0) if size <= 8 else torch.zeros(0)
+        self.embed, self.stem = LevelEmbedding(levels, width // 2), nn.Linear(size * (1 + 2 * len(self.waves)), width)
         self.blocks = nn.ModuleList(ResidualLinear(width, width // 2, dropout) for _ in range(depth))
         self.norm, self.head = nn.LayerNorm(width), _zero(nn.Linear(width, size + field))
 
@@ -85,7 +86,9 @@ class MLP(nn.Module):
         levels: torch.Tensor,  # (b, levels)
     ):                         # (b, *shape); with field=True: ((b, *shape), (b,))
         "The network's answer for each sample."
-        code, h = self.embed(levels), self.stem(x.flatten(1))
+        h = x.flatten(1)
+        angle = (h[..., None] * self.waves.to(h)).flatten(1)
+        code, h = self.embed(levels), self.stem(torch.cat([h, angle.cos(), angle.sin()], 1))
         for block in self.blocks:
             h = block(h, code)
         out = self.head(self.norm(h))

@@ -187,7 +187,7 @@ def sample(
     x, z = (values.to(device, dtype) for values in starts(prior, n, generator))
     batches = list(zip(x.split(batch_size), z.split(batch_size)))
     done = [integrate(flow, x, z, factors, solver, **options)
-            for x, z in tqdm(batches, desc="sampling", leave=False, disable=not progress)]
+            for x, z in tqdm(batches, desc="sampling", leave=False, disable=not progress or len(batches) == 1)]
     path, heights = (torch.cat([getattr(part, name) for part in done], 1) if done[0].path is not None else None
                      for name in ("path", "z"))
     return Samples(torch.cat([part.x for part in done]), max(part.nfe for part in done), path, heights)
