@@ -10,8 +10,11 @@ outputs:         ## run every reading notebook in place and keep its outputs
 	for nb in nbs/tour.ipynb nbs/[0-9]*.ipynb; do jupyter execute --inplace $$nb || exit 1; done
 	nbdev_clean
 
-figures:         ## the pictures of README.md, made by the notebooks
+figures:         ## the pictures and the table of README.md, made by the notebooks
 	PFGM_FIGURES=$(CURDIR)/results jupyter execute nbs/03_flow.ipynb
 	papermill nbs/train.ipynb out.ipynb -p run_dir runs/figures -p restart True
 	cp runs/figures/samples.png results/digits.png
 	cp runs/figures/summary.json results/digits.json
+	papermill nbs/train.ipynb out.ipynb -p run_dir runs/figures-D16 -p restart True -p D 16
+	cp runs/figures-D16/summary.json results/digits-D16.json
+	python results/table.py

@@ -1,0 +1,41 @@
+"The README: two blocks to paste, links that lead somewhere, and numbers that a run produced."
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_quick_start_has_two_blocks():
+    section = README.split("## Quick start", 1)[1].split("\n## ", 1)[0]
+    blocks = re.findall(r"```bash\n(.*?)```", section, flags=re.S)
+    assert len(blocks) == 2 and "papermill nbs/train.ipynb out.ipynb" in blocks[0] and "pytest" in blocks[1]
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"nbs/{path.name}" for path in sorted((ROOT / "nbs").glob("*.ipynb")))])
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#\s]+?)\)", text):
+        if re.fullmatch(r"[\w./-]+\.(ipynb|md|png|cff|py)|results", target):
+            assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_the_table_is_what_the_runs_produced():
+    for name, bound in (("digits", 0.11), ("digits-D16", 0.08)):
+        run = json.loads((ROOT / "results" / f"{name}.json").read_text())
+        assert f"{run['generated']['frechet']:.3f}" in README and run["nfe"] <= 16
+        assert run["generated"]["frechet"] <= bound and run["minutes"] <= 2.1
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "nbs").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_are_small_and_carry_no_errors(path):
+    assert path.stat().st_size <= 300_000
+    cells = json.loads(path.read_text())["cells"]
+    assert not any(output["output_type"] == "error" for cell in cells for output in cell.get("outputs", []))
+    jobs = path.stem in ("train", "sample")
+    assert jobs == any("parameters" in cell["metadata"].get("tags", []) for cell in cells)
+    if not jobs:
+        assert any(cell.get("outputs") for cell in cells) or path.stem == "10_checkpoint"
