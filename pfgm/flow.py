@@ -193,9 +193,11 @@ class FieldFlow(LearnedFlow):
     def posterior_mean(self, x: Tensor, z) -> Tensor:
         z = torch.as_tensor(z, dtype=x.dtype, device=x.device).expand(len(x))
         v_x, v_z = self.field(x, z)
-        away = z / v_z.clamp_min(1e-5)
+        root = math.sqrt(x[0].numel())
+        farthest = torch.linalg.norm((x - self.centre.to(x.dtype)).flatten(1), dim=1) + 2 * root * self.sigma_data
+        weakest = root * z / ((farthest ** 2 + z ** 2).sqrt() + self.gamma)
+        away = z / torch.maximum(v_z, weakest)
         if self.z_exp > 0:
-            root = math.sqrt(x[0].numel())
             q = (torch.linalg.norm(v_x.flatten(1), dim=1) / root).clamp_max(1 - 1e-4)
             rho = self.gamma * q / (1 - q)
             away = torch.where(z < self.z_exp, ((rho ** 2 + z ** 2).sqrt() + self.gamma) / root, away)

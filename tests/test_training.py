@@ -29,7 +29,7 @@ SMALL = dict(dataset="two_moons", width=16, steps=6)
     (dict(batch=0), "batch is 0"), (dict(lr=0), "lr is 0"), (dict(ema=1), "ema is 1"), (dict(dropout=1.0), "dropout"),
     (dict(device="cuda:9"), "no device 'cuda:9'"), (dict(device="gpu"), "Allowed: auto, cpu"),
     (dict(objective="poitn"), "did you mean 'point'"), (dict(D=4, objective="field"), "needs D = 1"),
-    (dict(width=-1), "width is -1"), (dict(flip="no"), "flip is 'no'"), (dict(s_min=50.0), "s_min"),
+    (dict(width=-1), "width is -1"), (dict(flip="no"), "flip is 'no'"), (dict(s_min=100.0), "s_min"),
     (dict(s_max=math.inf), "s_max"), (dict(seed=-1), "seed"),
 ])
 def test_wrong_configuration_is_refused_in_one_sentence(wrong, word):
