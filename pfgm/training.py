@@ -48,7 +48,7 @@ class TrainConfig:
     network: str = "auto"       # auto, mlp or unet
     width: int = None           # of the network; None: its default
     dropout: float = 0.0        # share of hidden units dropped in training
-    flip: bool = False          # mirror half of the images
+    flip: bool = False          # images: their mirror images belong to the data
     batch: int = 256            # perturbed points per step
     lr: float = 3e-4            # Adam, largest value
     warmup: int = 200           # steps until then
@@ -170,17 +170,12 @@ def _loss(flow: Flow, charges: Tensor, config: TrainConfig, generator: torch.Gen
         return torch.randint(len(charges), (count,), generator=generator, device=charges.device)
 
     y = charges[pick(config.batch)]
-    if config.flip:
-        mirrored = torch.rand(len(y), generator=generator, device=y.device) < 0.5
-        y = torch.where(mirrored.view(-1, *[1] * (y.ndim - 1)), y.flip(-1), y)
     scale = flow.sigma_data
     x, z, _ = kernel_draw(y, config.s_min * scale, config.s_max * scale, config.D, generator)
     if config.objective == "point":
         return denoiser_loss(flow, x, z, y)
     if config.n_charges and config.n_charges < len(charges):  # the paper's large batch, the own points among it
         charges = torch.cat([y, charges[pick(config.n_charges)]])[:config.n_charges]
-    elif config.flip:
-        charges = torch.cat([charges, charges.flip(-1)])
     target = posterior_mean(x, z, charges, config.D)
     return field_loss(flow, x, z, target) if config.objective == "field" else denoiser_loss(flow, x, z, target)
 
@@ -288,12 +283,14 @@ def train(
 ) -> Model:
     "Train a flow (algorithm 1), or go on with the run that is in run_dir; a finished one is only loaded."
     data = data or load(config.dataset, config.seed, image_size=config.image_size, data_dir=config.data_dir)
+    require(not config.flip or data.is_images, "flip is for images; leave it out for other data.")
     run, folder = _Training(config, data), Path(config.run_dir) if config.run_dir else None
     if folder:
         state = _open_run(config, data) if not restart else _clear(config, data)
         if state:
             run.restore(state)
-    _run(run, data.train.to(run.device), folder, progress)
+    charges = torch.cat([data.train, data.train.flip(-1)]) if config.flip else data.train
+    _run(run, charges.to(run.device), folder, progress)
     model = Model(run.average.module.eval(), data, config)
     if folder:
         model.save(folder)
