@@ -148,7 +148,7 @@ class Model:
         weights, about = load_weights(path)
         require({"train", "network", "sigma_data", "data"} <= about.keys(), f"'{path}' is not a pfgm model.")
         config = replace(TrainConfig(), **about["train"] | {"device": device})
-        shape, none = tuple(about["data"]["shape"]), torch.zeros(0, *about["data"]["shape"])
+        none = torch.zeros(0, *about["data"]["shape"])
         data = Data(about["data"]["name"], none, none, weights.pop("data.centre"), weights.pop("data.scale"),
                     about["data"]["layout"])
         known = (weights[f"flow.{name}"] for name in ("centre", "axes", "variances"))

@@ -3,7 +3,7 @@ import json
 from pathlib import Path
 
 root = Path(__file__).parent.parent
-rows = ["| digits, 2 minutes on 2 CPU cores | evaluations | Fréchet distance to the training set | nearest training digit |",
+rows = ["| digits, 2 minutes on 2 cores | evaluations | Fréchet distance to training set | nearest training digit |",
         "|---|--:|--:|--:|"]
 for name, label in (("digits", "PFGM, D = 1"), ("digits-D16", "PFGM++, D = 16")):
     run = json.loads((root / "results" / f"{name}.json").read_text())
