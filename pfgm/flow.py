@@ -12,13 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from .checks import require
-from .field import posterior_mean
+from .field import per_sample, posterior_mean
 
 # %% ../nbs/03_flow.ipynb #03-04
-def _rows(values: Tensor, like: Tensor) -> Tensor:
-    "(b,) -> (b, 1, 1, ...), to multiply `like`."
-    return values.view(-1, *[1] * (like.ndim - 1))
-
 class Flow(nn.Module):
     "Field lines of some data set: dx/dz = (x - xhat) / z (paper, section 3.3)."
 
@@ -39,7 +35,7 @@ class Flow(nn.Module):
     ) -> Tensor:    # (b, *shape) dx/dz
         "Slope of the field line through (x, z)."
         z = torch.as_tensor(z, dtype=x.dtype, device=x.device).expand(len(x))
-        return (x - self.posterior_mean(x, z)) / _rows(z, x)
+        return (x - self.posterior_mean(x, z)) / per_sample(z, x)
 
     def forward(self, x: Tensor, z) -> Tensor:
         return self.posterior_mean(x, z)
@@ -147,7 +143,7 @@ class LearnedFlow(Flow):
         s = self.scale(x, z)
         c_in = (self.sigma_data ** 2 + s ** 2).rsqrt()
         levels = torch.stack([s.log(), z.log()], 1)
-        return x, s, self.network((_rows(c_in, x) * x).float(), levels.float())
+        return x, s, self.network((per_sample(c_in, x) * x).float(), levels.float())
 
 class DenoiserFlow(LearnedFlow):
     "A network that corrects a linear guess of the posterior mean."
@@ -161,7 +157,7 @@ class DenoiserFlow(LearnedFlow):
         away, s, F = self.ask(x, z)
         total = self.sigma_data ** 2 + s ** 2
         c_skip, c_out = self.sigma_data ** 2 / total, s * self.sigma_data * total.rsqrt()
-        return self.centre.to(x.dtype) + _rows(c_skip, x) * away + _rows(c_out, x) * F.to(x.dtype), c_out
+        return self.centre.to(x.dtype) + per_sample(c_skip, x) * away + per_sample(c_out, x) * F.to(x.dtype), c_out
 
     def posterior_mean(self, x: Tensor, z) -> Tensor:
         return self.output(x, z)[0]
@@ -201,4 +197,4 @@ class FieldFlow(LearnedFlow):
             q = (torch.linalg.norm(v_x.flatten(1), dim=1) / root).clamp_max(1 - 1e-4)
             rho = self.gamma * q / (1 - q)
             away = torch.where(z < self.z_exp, ((rho ** 2 + z ** 2).sqrt() + self.gamma) / root, away)
-        return x - _rows(away, x) * v_x
+        return x - per_sample(away, x) * v_x

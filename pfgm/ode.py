@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .checks import one_of, require
+from .field import per_sample
 from .flow import Flow
 
 # %% ../nbs/06_ode.ipynb #06-05
@@ -28,10 +29,6 @@ def log_factors(
     return torch.cat([inner, torch.zeros(1, dtype=torch.float64)])
 
 # %% ../nbs/06_ode.ipynb #06-07
-def _rows(values: Tensor, like: Tensor) -> Tensor:
-    "(b,) -> (b, 1, 1, ...), to multiply `like`."
-    return values.view(-1, *[1] * (like.ndim - 1))
-
 def euler(xhat, x: Tensor, z: Tensor, factors: Tensor) -> Tensor:
     "First order, one evaluation per step: straight towards xhat."
     for f, g in zip(factors, factors[1:]):
@@ -78,7 +75,7 @@ def _first_step(slope, x: Tensor, t: Tensor, k: Tensor, span: Tensor, rtol: floa
     size, speed = _rms(x / scale), _rms(k / scale)
     h = torch.where((size > 1e-5) & (speed > 1e-5), 0.01 * size / speed, torch.full_like(t, 1e-6))
     h = torch.minimum(h, span.abs())
-    change = _rms((slope(x + _rows(sign * h, x) * k, t + sign * h) - k) / scale) / h
+    change = _rms((slope(x + per_sample(sign * h, x) * k, t + sign * h) - k) / scale) / h
     return sign * torch.minimum(torch.minimum(100 * h, (0.01 / torch.maximum(speed, change)) ** 0.2), span.abs())
 
 def rk45(xhat, x: Tensor, z: Tensor, factors: Tensor, rtol: float = 1e-4, atol: float = 1e-4) -> Tensor:
@@ -96,9 +93,9 @@ def rk45(xhat, x: Tensor, z: Tensor, factors: Tensor, rtol: float = 1e-4, atol: 
         final = h0.abs() >= (end[moving] - t0).abs() * (1 - 1e-12)
         h0 = torch.where(final, end[moving] - t0, h0)
         for node, weights in zip(_NODES, _STAGES):
-            new = x0 + _rows(h0, x0) * sum(w * s for w, s in zip(weights, slopes))
+            new = x0 + per_sample(h0, x0) * sum(w * s for w, s in zip(weights, slopes))
             slopes.append(slope(new, t0 + node * h0))
-        error = _rows(h0, x0) * sum(w * s for w, s in zip(_ERROR, slopes))
+        error = per_sample(h0, x0) * sum(w * s for w, s in zip(_ERROR, slopes))
         error = _rms(error / (atol + rtol * torch.maximum(x0.abs(), new.abs()))).clamp_min(1e-10)
         good = error < 1
         done = moving[good]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .checks import require
+from .field import per_sample
 
 # %% ../nbs/02_prior.ipynb #02-05
 def _chi_square(n: int, D: float, generator: torch.Generator, device) -> Tensor:
@@ -21,10 +22,6 @@ def _chi_square(n: int, D: float, generator: torch.Generator, device) -> Tensor:
 
 def _normal(n: int, shape, generator: torch.Generator, device) -> Tensor:
     return torch.randn(n, *shape, generator=generator, dtype=torch.float64, device=device)
-
-def _rows(values: Tensor, like: Tensor) -> Tensor:
-    "(b,) -> (b, 1, 1, ...), to multiply `like`."
-    return values.view(-1, *[1] * (like.ndim - 1))
 
 class Hemisphere:
     "Uniform directions at one distance R from the centre of the data: the start of the theorem (paper, theorem 1)."
@@ -51,7 +48,7 @@ class Hemisphere:
         x = _normal(n, self.shape, generator, device)
         chi2 = _chi_square(n, self.D, generator, device)
         scale = self.R / (x.flatten(1).square().sum(1) + chi2).sqrt()
-        x, z = x * _rows(scale, x), scale * (chi2 / self.D).sqrt()
+        x, z = x * per_sample(scale, x), scale * (chi2 / self.D).sqrt()
         return x if self.centre is None else x + self.centre.to(x), z
 
 # %% ../nbs/02_prior.ipynb #02-15
@@ -66,7 +63,7 @@ def student_draw(
     scale = torch.as_tensor(z, dtype=torch.float64, device=y.device).expand(len(y))
     if D < math.inf:
         scale = scale * (D / _chi_square(len(y), D, generator, y.device)).sqrt()
-    return (y + noise * _rows(scale, y)).to(y.dtype)
+    return (y + noise * per_sample(scale, y)).to(y.dtype)
 
 class Prior:
     "The kernel round the centre of the data at height z_max (PFGM, eq. 6; PFGM++, section 3.3)."
