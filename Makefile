@@ -1,7 +1,8 @@
 .PHONY: test gate outputs figures
 
 test:            ## everything that CI runs before the gate
-	python -m pytest
+	OMP_NUM_THREADS=1 nbdev_test --n_workers 2
+	python -m pytest --cov=pfgm --cov-fail-under=90
 
 gate:            ## notebooks clean, package regenerated, nothing left uncommitted
 	bash .ci/gate

@@ -127,6 +127,8 @@ def integrate(
     **options,              # of the solver: rtol, atol
 ) -> Samples:
     "Follow field lines with one of SOLVERS and count evaluations."
+    rule = SOLVERS[one_of("solver", solver, SOLVERS)]
+    require(not path or rule is not rk45, "rk45 gives every sample its own heights; ask another solver for a path.")
     calls, places, heights = 0, [], []
 
     def xhat(x: Tensor, z: Tensor) -> Tensor:
@@ -142,10 +144,9 @@ def integrate(
         return mean
 
     with torch.no_grad():
-        end = SOLVERS[one_of("solver", solver, SOLVERS)](xhat, x, z, factors.to(z), **options)
+        end = rule(xhat, x, z, factors.to(z), **options)
     if not path:
         return Samples(end, calls)
-    require(solver != "rk45", "rk45 gives every sample its own heights; ask for a path from a fixed-step solver.")
     return Samples(end, calls, torch.stack(places), torch.stack(heights))
 
 # %% ../nbs/06_ode.ipynb #06-19

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .checks import require
+from .field import per_sample
 from .prior import Hemisphere, student_draw
 
 # %% ../nbs/04_perturbation.ipynb #04-05
@@ -63,4 +64,4 @@ def kernel_draw(
         return student_draw(y, s, D, generator), s.to(y.dtype), s.to(y.dtype)
     unit = Hemisphere(y.shape[1:], math.sqrt(y[0].numel() + D), D)  # s = 1
     offset, z = unit.sample(len(y), generator, y.device)
-    return y + (offset * s.view(-1, *[1] * (y.ndim - 1))).to(y.dtype), (s * z).to(y.dtype), s.to(y.dtype)
+    return y + (offset * per_sample(s, y)).to(y.dtype), (s * z).to(y.dtype), s.to(y.dtype)

@@ -211,17 +211,16 @@ def make_run_dir(
     except OSError as error:
         raise InputError(f"run_dir '{folder}' cannot be written ({error.strerror}); choose another folder.") from error
 
-def _open_run(config: TrainConfig, data: Data) -> dict:
-    "State left in the run folder, or None."
+def _left_state(config: TrainConfig, data_hash: str) -> dict:
+    "State left in the run folder by a run that this one may go on with, or None."
     folder = Path(config.run_dir)
-    make_run_dir(folder)
     if state := load_state(folder):
         for name, value in asdict(config).items():
             before = state["config"].get(name, value)
             require(name in _FREE or before == value,
                     f"'{folder}' holds a run with {name} = {before!r}, not {value!r}: choose another run_dir, or start "
                     "it anew with -p restart True.")
-        require(state["data"] == _hash(data), f"'{folder}' holds a run on other data: choose another run_dir.")
+        require(state["data"] == data_hash, f"'{folder}' holds a run on other data: choose another run_dir.")
     return state
 
 class _Training:
@@ -286,8 +285,10 @@ def train(
     require(not config.flip or data.is_images, "flip is for images; leave it out for other data.")
     run, folder = _Training(config, data), Path(config.run_dir) if config.run_dir else None
     if folder:
-        state = _open_run(config, data) if not restart else _clear(config, data)
-        if state:
+        make_run_dir(folder)
+        if restart:
+            _clear(folder)
+        if state := _left_state(config, run.data_hash):
             run.restore(state)
     charges = torch.cat([data.train, data.train.flip(-1)]) if config.flip else data.train
     _run(run, charges.to(run.device), folder, progress)
@@ -296,11 +297,10 @@ def train(
         model.save(folder)
     return model
 
-def _clear(config: TrainConfig, data: Data) -> None:
-    "Forget the run in run_dir."
+def _clear(folder: Path):
+    "Forget the run in a folder."
     for name in ("state.pt", "state-1.pt", "log.jsonl", "network.safetensors"):
-        (Path(config.run_dir) / name).unlink(missing_ok=True)
-    return _open_run(config, data)
+        (folder / name).unlink(missing_ok=True)
 
 def _run(run: _Training, charges: Tensor, folder: Path, progress: bool):
     "Advance a run to the end of its budget."
