@@ -231,10 +231,11 @@ class _Training:
         self.config, self.device, self.data_hash = config, pick_device(config.device), _hash(data)
         options = {name: value for name, value in (("width", config.width), ("dropout", config.dropout)) if value}
         network = build(data.shape, config.network, field=config.objective == "field", **options)
-        mean = data.train.mean(0)
-        spread = (data.train - mean).square().mean().sqrt().item()
+        points = data.scaled(data.train)
+        mean = points.mean(0)
+        spread = (points - mean).square().mean().sqrt().item()
         require(spread > 0, "all data points are the same: there is nothing to learn from them.")
-        self.flow = _flow(config, network, spread, mean, *principal_axes(data.train - mean)).to(self.device)
+        self.flow = _flow(config, network, spread, mean, *principal_axes(points - mean)).to(self.device)
         self.average = AveragedModel(self.flow, multi_avg_fn=_average(config.ema))
         self.optimiser = torch.optim.Adam(self.flow.parameters(), lr=config.lr)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
@@ -290,7 +291,8 @@ def train(
             _clear(folder)
         if state := _left_state(config, run.data_hash):
             run.restore(state)
-    charges = torch.cat([data.train, data.train.flip(-1)]) if config.flip else data.train
+    charges = data.scaled(data.train)
+    charges = torch.cat([charges, charges.flip(-1)]) if config.flip else charges
     _run(run, charges.to(run.device), folder, progress)
     model = Model(run.average.module.eval(), data, config)
     if folder:
