@@ -273,7 +273,7 @@ def _fill(array: np.ndarray, sources: list, decode, progress: bool):
     "Decode in four threads; no more than a block of images waits for its place."
     from tqdm.auto import tqdm
     quiet, block = not progress or len(sources) <= 2000, 512
-    with ThreadPool(4) as pool, tqdm(None, "reading images", len(sources), disable=quiet) as bar:
+    with ThreadPool(4) as pool, tqdm(None, "reading images", len(sources), mininterval=1, disable=quiet) as bar:
         for start in range(0, len(sources), block):
             images = pool.imap(decode, sources[start:start + block], chunksize=16)
             for k, image in enumerate(images, start):

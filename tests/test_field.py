@@ -65,6 +65,14 @@ def test_few_numbers_and_other_dtypes(shape):
     assert posterior_mean(x[:0], 0.2, y).shape == (0, *shape)
 
 
+def test_double_precision_stays_double():
+    generator = torch.Generator().manual_seed(0)
+    for N in (3, 40):
+        y, x = (torch.randn(n, N, generator=generator, dtype=torch.float64) for n in (30, 4))
+        exact = brute_force(x, torch.full((4,), 0.1, dtype=torch.float64), y, 1)
+        torch.testing.assert_close(posterior_mean(x, 0.1, y), exact, rtol=1e-11, atol=1e-11)
+
+
 def test_pixels_become_numbers_a_part_at_a_time(monkeypatch):
     y = picture_like(100).repeat(120, 1, 1, 1)
     sizes, norms = [], []
