@@ -34,7 +34,7 @@ from .model import PRESETS, Model, TrainConfig, configure, make_flow, make_netwo
 from .objective import denoiser_loss, field_loss
 from .perturbation import kernel_draw, paper_draw, paper_scales
 
-# %% ../nbs/11_training.ipynb #11-05
+# %% ../nbs/11_training.ipynb #11-28
 def _room(device: torch.device) -> float:
     "Bytes that the device can give; on a CPU, all that the machine has."
     if device.type == "cuda":
@@ -46,7 +46,7 @@ class _Charges:
 
     def __init__(self, data: Data, config: TrainConfig, device: torch.device):
         size = data.train.numel() * data.train.element_size()
-        near = not data.mapped and (1 + config.flip) * size < _room(device) / 2
+        near = (1 + config.flip) * size < _room(device) / 2
         every = config.objective != "point" and (not config.n_charges or config.n_charges >= len(data.train) * (1 + config.flip))
         require(near or not every, f"the exact target needs all of '{data.name}' ({size / 2 ** 30:.1f} GiB) on the device "
                                    f"'{device}': use a part of the data in each step with n_charges (the paper: 4096).")
@@ -67,7 +67,7 @@ class _Charges:
         x = torch.where(per_sample(index >= len(self.points), x), x.flip(-1), x) if self.mirror else x
         return x, None if self.labels is None else self.labels[which]
 
-# %% ../nbs/11_training.ipynb #11-06
+# %% ../nbs/11_training.ipynb #11-29
 def _draw(charges: _Charges, config: TrainConfig, scale: float, M: int, generator: torch.Generator) -> tuple:
     "All that is random in one step: y, x, z, labels of the points, and the charges of their target with their labels."
     index, pool = None, (charges.points, charges.labels)
@@ -116,7 +116,7 @@ def _average(decay: float):
         torch._foreach_lerp_(list(average), list(current), 1 - min(decay, (1 + n) / (10 + n)))
     return update
 
-# %% ../nbs/11_training.ipynb #11-08
+# %% ../nbs/11_training.ipynb #11-31
 @contextmanager
 def _tf32():
     "TF32 products inside, for the network and its gradient."
@@ -139,7 +139,7 @@ def _speed_up(network: nn.Module, config: TrainConfig, device: torch.device):
 
     network.forward = forward
 
-# %% ../nbs/11_training.ipynb #11-11
+# %% ../nbs/11_training.ipynb #11-33
 class _Team:
     "The processes of a run; alone it needs neither accelerate nor a network."
 
@@ -183,7 +183,7 @@ class _Team:
         if self.count > 1:
             torch.distributed.barrier()
 
-# %% ../nbs/11_training.ipynb #11-13
+# %% ../nbs/11_training.ipynb #11-34
 _FREE = ("minutes", "steps", "device", "run_dir", "save_minutes", "sample_minutes", "keep", "data_dir", "micro_batch", "compile")
 
 def _some(points: Tensor, numbers: int = 2 ** 27) -> Tensor:
@@ -222,7 +222,7 @@ def _left_state(config: TrainConfig, data_hash: str) -> dict:
         require(state["data"] == data_hash, f"'{folder}' holds a run on other data: choose another run_dir.")
     return state
 
-# %% ../nbs/11_training.ipynb #11-15
+# %% ../nbs/11_training.ipynb #11-35
 def _statistics(data: Data) -> tuple:
     "Mean of the data, and their standard deviation per number."
     points = _some(data.train, 2 ** 28)
@@ -238,7 +238,7 @@ class _Training:
         torch.manual_seed(config.seed)
         self.config, self.team, self.data_hash = config, _Team(config), _hash(data)
         self.device, (mean, spread) = self.team.device, _statistics(data)
-        network = make_network(config, data.shape, data.classes if config.conditional else 0)
+        network = make_network(config, data.shape, len(data.classes) if config.conditional else 0)
         needed = 20 * sum(p.numel() for p in network.parameters())  # weights, gradient, average, two moments of Adam
         require(needed < _room(self.device),
                 f"training '{config.network}' takes {needed / 2 ** 30:.1f} GiB on '{self.device}' before the first image, more "
@@ -322,7 +322,7 @@ class _Training:
             raise InputError(f"the training state in '{self.config.run_dir}' does not fit this version of pfgm "
                              f"({type(error).__name__}): choose another run_dir, or start anew with -p restart True.") from error
 
-# %% ../nbs/11_training.ipynb #11-44
+# %% ../nbs/11_training.ipynb #11-36
 @contextmanager
 def _requests():
     "Notes Ctrl-C and requests to end, so that a step can end first; a second one is not waited for."
@@ -366,7 +366,7 @@ def _picture(model: Model, path: Path):
     fig.savefig(path, dpi=100)
     plt.close(fig)
 
-# %% ../nbs/11_training.ipynb #11-45
+# %% ../nbs/11_training.ipynb #11-37
 def train(
     config: TrainConfig,    # what to do
     data: Data = None,      # points already loaded; None: load config.dataset
@@ -446,7 +446,7 @@ def fit(
     data = data if isinstance(data, Data) else from_array(data, seed=config.get("seed", 0))
     return train(configure(preset, dataset=data.name, **config), data, progress)
 
-# %% ../nbs/11_training.ipynb #11-49
+# %% ../nbs/11_training.ipynb #11-41
 def _options(arguments: list) -> dict:
     "Values of the configuration given as options; also preset and restart."
     import argparse
