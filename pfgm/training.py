@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
-from .checkpoint import append_json, load_state, save_state
+from .checkpoint import append_json, cut_json_lines, load_state, save_state
 from .checks import InputError, one_of, require
 from .data import Data, from_array, load
 from .field import per_sample, posterior_mean, scaled
@@ -34,7 +34,7 @@ from .model import PRESETS, Model, TrainConfig, configure, make_flow, make_netwo
 from .objective import denoiser_loss, field_loss
 from .perturbation import kernel_draw, paper_draw, paper_scales
 
-# %% ../nbs/11_training.ipynb #11-28
+# %% ../nbs/11_training.ipynb #11-05
 def _room(device: torch.device) -> float:
     "Bytes that the device can give; on a CPU, all that the machine has."
     if device.type == "cuda":
@@ -67,7 +67,7 @@ class _Charges:
         x = torch.where(per_sample(index >= len(self.points), x), x.flip(-1), x) if self.mirror else x
         return x, None if self.labels is None else self.labels[which]
 
-# %% ../nbs/11_training.ipynb #11-29
+# %% ../nbs/11_training.ipynb #11-06
 def _draw(charges: _Charges, config: TrainConfig, scale: float, M: int, generator: torch.Generator) -> tuple:
     "All that is random in one step: y, x, z, labels of the points, and the charges of their target with their labels."
     index, pool = None, (charges.points, charges.labels)
@@ -116,7 +116,7 @@ def _average(decay: float):
         torch._foreach_lerp_(list(average), list(current), 1 - min(decay, (1 + n) / (10 + n)))
     return update
 
-# %% ../nbs/11_training.ipynb #11-31
+# %% ../nbs/11_training.ipynb #11-08
 @contextmanager
 def _tf32():
     "TF32 products inside, for the network and its gradient."
@@ -139,7 +139,7 @@ def _speed_up(network: nn.Module, config: TrainConfig, device: torch.device):
 
     network.forward = forward
 
-# %% ../nbs/11_training.ipynb #11-33
+# %% ../nbs/11_training.ipynb #11-11
 class _Team:
     "The processes of a run; alone it needs neither accelerate nor a network."
 
@@ -183,7 +183,7 @@ class _Team:
         if self.count > 1:
             torch.distributed.barrier()
 
-# %% ../nbs/11_training.ipynb #11-34
+# %% ../nbs/11_training.ipynb #11-13
 _FREE = ("minutes", "steps", "device", "run_dir", "save_minutes", "sample_minutes", "keep", "data_dir", "micro_batch", "compile")
 
 def _some(points: Tensor, numbers: int = 2 ** 27) -> Tensor:
@@ -222,7 +222,7 @@ def _left_state(config: TrainConfig, data_hash: str) -> dict:
         require(state["data"] == data_hash, f"'{folder}' holds a run on other data: choose another run_dir.")
     return state
 
-# %% ../nbs/11_training.ipynb #11-35
+# %% ../nbs/11_training.ipynb #11-15
 def _statistics(data: Data) -> tuple:
     "Mean of the data, and their standard deviation per number."
     points = _some(data.train, 2 ** 28)
@@ -322,7 +322,7 @@ class _Training:
             raise InputError(f"the training state in '{self.config.run_dir}' does not fit this version of pfgm "
                              f"({type(error).__name__}): choose another run_dir, or start anew with -p restart True.") from error
 
-# %% ../nbs/11_training.ipynb #11-36
+# %% ../nbs/11_training.ipynb #11-44
 @contextmanager
 def _requests():
     "Notes Ctrl-C and requests to end, so that a step can end first; a second one is not waited for."
@@ -366,7 +366,7 @@ def _picture(model: Model, path: Path):
     fig.savefig(path, dpi=100)
     plt.close(fig)
 
-# %% ../nbs/11_training.ipynb #11-37
+# %% ../nbs/11_training.ipynb #11-45
 def train(
     config: TrainConfig,    # what to do
     data: Data = None,      # points already loaded; None: load config.dataset
@@ -386,6 +386,8 @@ def train(
         run.team.wait()
         if state := _left_state(config, run.data_hash):
             run.restore(state)
+            if run.team.rank == 0:
+                cut_json_lines(folder / "log.jsonl", run.step)
     model = Model(run.average.module.eval(), data, config)
     if run.progress < 1:
         with _plainly(run):
@@ -446,7 +448,7 @@ def fit(
     data = data if isinstance(data, Data) else from_array(data, seed=config.get("seed", 0))
     return train(configure(preset, dataset=data.name, **config), data, progress)
 
-# %% ../nbs/11_training.ipynb #11-41
+# %% ../nbs/11_training.ipynb #11-49
 def _options(arguments: list) -> dict:
     "Values of the configuration given as options; also preset and restart."
     import argparse
