@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['atomic_write', 'save_weights', 'load_weights', 'save_state', 'load_state', 'append_json', 'read_json_lines',
-           'cut_json_lines']
+           'cut_json_lines', 'load_official']
 
 # %% ../nbs/10_checkpoint.ipynb #10-02
 import json
@@ -18,7 +18,10 @@ from pathlib import Path
 
 import torch
 
+from .blocks import PyramidConv, ResidualConv, SelfAttention
 from .checks import InputError, require
+from .flow import PaperFlow
+from .networks import PAPER, PRESETS, UNet, build
 
 # %% ../nbs/10_checkpoint.ipynb #10-04
 @contextmanager
@@ -137,3 +140,120 @@ def cut_json_lines(
     kept = [entry for entry in read_json_lines(path) if entry["step"] <= step]
     with atomic_write(path) as new:
         new.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+
+# %% ../nbs/10_checkpoint.ipynb #10-30
+_PARTS = {  # ours -> theirs
+    ResidualConv: {"norm1": ["GroupNorm_0"], "inner": ["Conv_0"], "shift": ["Dense_0"], "norm2": ["GroupNorm_1"],
+                   "outer": ["Conv_1"], "skip": ["Conv_2"]},
+    SelfAttention: {"norm": ["GroupNorm_0"], "qkv": ["NIN_0", "NIN_1", "NIN_2"], "outer": ["NIN_3"]},
+    PyramidConv: {"conv": ["Conv2d_0"]},
+}
+
+def _numbered(network: UNet) -> list:
+    "Names of the modules of our network in the order of the official numbers."
+    def blocks(name: str) -> list:
+        attends = isinstance(network.get_submodule(f"{name}.attention"), SelfAttention)
+        return [name, f"{name}.attention"] if attends else [name]
+
+    def stage(name: str) -> list:
+        return [part for j in range(len(network.get_submodule(name))) for part in blocks(f"{name}.{j}")]
+
+    names = ["embed"] * (network.config["embedding"] == "fourier") + ["embed.layers.0", "embed.layers.2", "stem"]
+    for k in range(len(network.down)):
+        names += blocks(f"halves.{k - 1}") + [f"pyramid.{k - 1}"] * network.config["pyramid"] if k else []
+        names += stage(f"down.{k}")
+    names += stage("middle")
+    for k in range(len(network.up)):
+        names += (blocks(f"doubles.{k - 1}") if k else []) + stage(f"up.{k}")
+    return names + ["norm", "head"]
+
+def _official_names(network: UNet) -> dict:
+    "Our tensors' names -> the names of the official ones that they are made of."
+    ours, names = {name for name, _ in network.named_parameters()}, {}
+    for number, module in enumerate(_numbered(network)):
+        if module == "embed":
+            names["embed.frequencies"] = ["all_modules.0.W"]
+            continue
+        for part, theirs in _PARTS.get(type(network.get_submodule(module)), {"": [""]}).items():
+            for kind, short in (("weight", "W"), ("bias", "b")):
+                name = ".".join(filter(None, (module, part, kind)))
+                if name in ours:
+                    names[name] = [".".join(filter(None, ("all_modules", str(number), part, short if "NIN" in part else kind)))
+                                   for part in theirs]
+    return names
+
+# %% ../nbs/10_checkpoint.ipynb #10-34
+class _Unread:
+    "Stands for the NumPy numbers in the optimiser's part, which is not used."
+
+    def __init__(self, *args):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+_NUMPY = [(_Unread, name) for name in ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")]
+
+def _tensors(values) -> bool:
+    return all(isinstance(value, torch.Tensor) for value in values)
+
+def _read_official(path: Path) -> tuple:
+    "The tensors of an official checkpoint: model (by name), ema (in order)."
+    require(Path(path).is_file(), f"there is no checkpoint '{path}'.")
+    require(_whole(path), f"'{path}' is not a whole checkpoint: it was cut off or changed on the way, or it is another kind of "
+                          "file; copy or download it again.")
+    try:
+        with torch.serialization.safe_globals(_NUMPY):
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(f"'{path}' asks to run code when it is opened, which an official checkpoint does not; it was not "
+                         "opened.") from error
+    except Exception as error:
+        raise InputError(f"'{path}' is a zip archive that torch.save did not write.") from error
+    model, ema = (state.get(part) if isinstance(state, dict) else None for part in ("model", "ema"))
+    shadow = ema.get("shadow_params") if isinstance(ema, dict) else None
+    require(isinstance(model, dict) and isinstance(shadow, list) and _tensors(model.values()) and _tensors(shadow),
+            f"'{path}' is not a checkpoint of the official PFGM code, which has the parts 'model' and 'ema' with "
+            "'shadow_params'; for a run of pfgm use Model.load.")
+    model = {str(name).removeprefix("module."): tensor for name, tensor in model.items()}
+    return {name: tensor for name, tensor in model.items() if name != "sigmas"}, shadow
+
+def _recognise(
+    shapes: dict,  # official name -> shape
+) -> tuple:        # name of the preset with these tensors, or None; our names -> official names
+    for preset in PRESETS:
+        with torch.device("meta"):
+            network = build(PRESETS[preset]["shape"], preset)
+        names, expected = _official_names(network), {}
+        for ours, theirs in names.items():
+            shape = network.get_buffer(ours).shape if ours == "embed.frequencies" else network.get_parameter(ours).shape
+            for name in theirs:
+                each = (shape[0] // len(theirs), *shape[1:])
+                expected[name] = (each[1], each[0]) if "NIN" in name and name.endswith("W") else each
+        if shapes == expected:
+            return preset, names
+    return None, {}
+
+def load_official(
+    path: Path,  # an official checkpoint_N.pth, of any of networks.PRESETS
+) -> PaperFlow:  # in evaluation mode, on the CPU
+    "The network of an official PFGM checkpoint with its averaged weights, ready to sample; nothing in the file is executed."
+    model, shadow = _read_official(path)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.items()}
+    preset, names = _recognise(shapes)
+    require(preset is not None, f"the {len(shapes)} tensors in '{path}' are not those of {' or '.join(PRESETS)}.")
+    fixed = {name: tensor for name, tensor in model.items() if [name] == names.get("embed.frequencies")}
+    trained = [name for name in model if name not in fixed]
+    require([shapes[name] for name in trained] == [tuple(tensor.shape) for tensor in shadow],
+            f"the moving average in '{path}' has {len(shadow)} tensors that do not match the {len(trained)} trained ones of "
+            f"{preset}.")
+    official = fixed | dict(zip(trained, shadow))
+    network = build(PRESETS[preset]["shape"], preset)
+
+    def ours(name: str) -> torch.Tensor:
+        "An official tensor in our shape."
+        return official[name].T[:, :, None, None] if "NIN" in name and name.endswith("W") else official[name]
+
+    weights = {name: torch.cat([ours(each) for each in theirs]) for name, theirs in names.items()}
+    network.load_state_dict(network.state_dict() | weights)
+    return PaperFlow(network, **PAPER[preset]).eval()

@@ -173,7 +173,7 @@ class UNet(nn.Module):
         out = self.head(F.silu(self.norm(h)))
         return (out[:, :-1], out[:, -1].mean((1, 2))) if self.config["field"] else out
 
-# %% ../nbs/08_networks.ipynb #08-09
+# %% ../nbs/08_networks.ipynb #08-05
 _DDPMPP = dict(shape=(3, 32, 32), width=128, multipliers=(1, 2, 2, 2), blocks=4, attention=(16,), embedding="positional",
                fir=False, pyramid=False, dropout=0.1, field=True)
 
