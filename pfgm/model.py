@@ -6,7 +6,7 @@
 __all__ = ['CHOICES', 'PRESETS', 'PAPER_OTHERS', 'FAST_ON_CUDA', 'TrainConfig', 'pick_device', 'configure', 'make_network',
            'make_flow', 'Model']
 
-# %% ../nbs/10a_model.ipynb #10a-17
+# %% ../nbs/10a_model.ipynb #10a-02
 import math
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from . import ode
-from .checkpoint import load_weights, save_weights
+from .checkpoint import load_official, load_weights, save_weights
 from .checks import one_of, require
 from .data import Data
-from .flow import DenoiserFlow, FieldFlow, Flow
+from .flow import DenoiserFlow, FieldFlow, Flow, PaperFlow
 from .networks import PAPER, PRESETS as NETWORKS, build
 from .prior import Hemisphere, Prior
 
-# %% ../nbs/10a_model.ipynb #10a-20
+# %% ../nbs/10a_model.ipynb #10a-05
 CHOICES = dict(objective=("mean", "point", "field", "paper"), draw=("kernel", "paper"), loss=("mean", "sum"),
                schedule=("cosine", "constant"), precision=("auto", "bfloat16", "float32"),
                compile=("off", "default", "reduce-overhead"))
@@ -106,7 +106,7 @@ def pick_device(
     require(name in there, f"there is no device '{name}' on this machine. Allowed: auto, {', '.join(there)}.")
     return torch.device(name)
 
-# %% ../nbs/10a_model.ipynb #10a-24
+# %% ../nbs/10a_model.ipynb #10a-09
 PRESETS = {
     "paper": dict(objective="paper", draw="paper", n_charges=4096, M=291, network="cifar10_ddpmpp", dropout=0.1, flip=True,
                   batch=128, lr=2e-4, warmup=5000, schedule="constant", loss="sum", clip=1.0, ema=0.9999, steps=1_300_000,
@@ -134,15 +134,12 @@ def configure(
         return TrainConfig(**given)
     values = dict(PRESETS[one_of("preset", preset, PRESETS)])
     if preset == "paper":
-        network = given.get("network", values["network"])
-        about = PAPER[one_of("network of the paper", network, PAPER)]
-        values |= PAPER_OTHERS.get(network, {}) | dict(gamma=about["gamma"], z_exp=about["z_exp"],
-                                                       s_min=about["z_min"] / 0.5, s_max=about["z_max"] / 0.5)
+        values |= PAPER_OTHERS.get(one_of("network of the paper", given.get("network", values["network"]), PAPER), {})
     elif pick_device(given.get("device", "auto")).type == "cuda":
         values |= FAST_ON_CUDA
     return TrainConfig(**values | given)
 
-# %% ../nbs/10a_model.ipynb #10a-27
+# %% ../nbs/10a_model.ipynb #10a-13
 def make_network(
     config: TrainConfig,  # says which
     shape: tuple,         # of one sample
@@ -160,10 +157,11 @@ def make_flow(
     sigma_data: float = 0.5,   # standard deviation of the data
     *about,                    # mean, principal axes and variances of the data
 ) -> Flow:
-    "The flow that a configuration trains, round a network."
+    "The flow that a configuration trains, round a network; the paper's own knows its heights (chapter 08)."
     z_exp = 0.1 * config.gamma * sigma_data if config.z_exp is None else config.z_exp
     if config.objective == "paper":
-        return PaperFlow(network, config.gamma, z_exp)
+        heights = dict(z_exp=5.0, z_max=0.5 * config.s_max, z_min=0.5 * config.s_min) | PAPER.get(config.network, {})
+        return PaperFlow(network, **heights | dict(gamma=config.gamma) | ({} if config.z_exp is None else dict(z_exp=config.z_exp)))
     if config.objective == "field":
         return FieldFlow(network, config.gamma, z_exp, sigma_data, *about)
     return DenoiserFlow(network, config.D, sigma_data, *about)
@@ -177,7 +175,7 @@ class _Drawn:
     def sample(self, n: int, generator: torch.Generator) -> tuple:
         return next(self.draws)
 
-# %% ../nbs/10a_model.ipynb #10a-28
+# %% ../nbs/10a_model.ipynb #10a-14
 class Model:
     "A trained flow, ready to sample; `save` and `load` keep it in a run folder."
 
@@ -188,9 +186,9 @@ class Model:
         config: TrainConfig,  # how it was trained
     ):
         self.flow, self.data, self.config = flow, data, config
-        spread, N = flow.sigma_data, math.prod(data.shape)
-        z_max, centre = config.s_max * spread, flow.centre.cpu()
-        self.z_min = config.s_min * spread
+        paper, spread, N = isinstance(flow, PaperFlow), flow.sigma_data, math.prod(data.shape)
+        z_max, self.z_min = (flow.z_max, flow.z_min) if paper else (config.s_max * spread, config.s_min * spread)
+        centre = flow.centre.cpu()
         self.prior = (Prior(data.shape, z_max, config.D, centre) if config.D == math.inf
                       else Hemisphere(data.shape, z_max * math.sqrt(N + config.D), config.D, centre))
 
@@ -266,11 +264,11 @@ class Model:
         return cls(flow.to(pick_device(device)).eval(), data, config)
 
 def _official(path: Path, device: str) -> Model:
-    "The model in an official checkpoint: the paper's field flow and prior (z_max = 40 for CIFAR-10)."
-    network = load_official(path)
-    config = configure("paper", network=network.config["network"], device=device)
-    flow = make_flow(config, network).to(pick_device(device)).eval()
-    return Model(flow, _unit(path.stem, network.config["shape"], "hwc"), config)
+    "The model in an official checkpoint, with the preset of its network."
+    flow = load_official(path).to(pick_device(device))
+    about = {name: tuple(value) if isinstance(value, list) else value for name, value in flow.network.config.items()}
+    name = next(name for name, preset in NETWORKS.items() if preset.items() <= about.items())
+    return Model(flow, _unit(path.stem, about["shape"], "hwc"), configure("paper", network=name, device=device))
 
 def _unit(name: str, shape: list, layout: str, classes: list = None, **units) -> Data:
     "Data without points: their shape, classes and units (those of bytes if not given)."

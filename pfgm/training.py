@@ -150,7 +150,7 @@ class _Team:
         if self.count > 1:
             from accelerate import Accelerator, InitProcessGroupKwargs
             patience = InitProcessGroupKwargs(timeout=timedelta(minutes=10))
-            self.accelerator = Accelerator(cpu=config.device == "cpu", kwargs_handlers=[patience])
+            self.accelerator = Accelerator(cpu=self.device.type == "cpu", kwargs_handlers=[patience])
             self.device = self.accelerator.device
 
     def join(self, module: nn.Module) -> nn.Module:
@@ -161,14 +161,11 @@ class _Team:
         "Inside, gradients are not averaged yet, if `apart`."
         return self.accelerator.no_sync(module) if self.count > 1 and apart else nullcontext()
 
-    def agree(self, values: list, how: str = "mean") -> list:
-        "Numbers on which all processes agree: their mean, or those of the first (how='first')."
+    def agree(self, values: list) -> list:
+        "Numbers on which all processes agree: their means."
         if self.count == 1:
             return values
-        numbers = torch.tensor(values, dtype=torch.float64 if self.device.type == "cpu" else torch.float32, device=self.device)
-        if how == "first":
-            torch.distributed.broadcast(numbers, 0)
-            return numbers.tolist()
+        numbers = torch.tensor(values, dtype=torch.float64, device=self.device)
         torch.distributed.all_reduce(numbers)
         return (numbers / self.count).tolist()
 
@@ -457,7 +454,8 @@ def _options(arguments: list) -> dict:
                                      argument_default=argparse.SUPPRESS, description=train.__doc__)
     meaning = dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(TrainConfig), re.MULTILINE))
     for field in fields(TrainConfig):
-        kind = dict(action=argparse.BooleanOptionalAction) if field.type is bool else dict(type=field.type, metavar=field.type.__name__)
+        kind = (dict(action=argparse.BooleanOptionalAction) if field.type is bool
+                else dict(type=field.type, metavar=field.type.__name__))
         parser.add_argument(f"--{field.name}", help=f"{meaning[field.name]} [{field.default}]".replace("%", "%%"), **kind)
     parser.add_argument("--preset", help=f"values for all others that are not given: {', '.join(PRESETS)}")
     parser.add_argument("--restart", action="store_true", help="forget what is in run_dir")
@@ -473,6 +471,9 @@ def main(
     try:
         options = _options(arguments)
         restart = options.pop("restart", False)
+        require("MASTER_ADDR" not in os.environ or "WORLD_SIZE" in os.environ,
+                "accelerate starts one process only with --cpu; for more on a CPU type accelerate launch --multi_gpu "
+                "--num_processes N -m pfgm.training --device cpu, and the options.")
         require(options.get("run_dir"), "run_dir is missing: say where to keep the network, for example --run_dir runs/first.")
         train(configure(**options), restart=restart)
         return 0
@@ -488,14 +489,14 @@ def launch(
     restart: bool = False,  # forget what is in run_dir
 ) -> Model:
     "Train in several processes of this machine, started by accelerate."
-    cpu, gpus = pick_device(config.device).type != "cuda", torch.cuda.device_count()
+    gpus = torch.cuda.device_count()
     require(config.run_dir, "several processes need a run_dir to leave the network in.")
-    require(cpu or processes <= gpus, f"processes is {processes}, and this machine has {gpus} GPU(s).")
+    require(pick_device(config.device).type != "cuda" or processes <= gpus, f"processes is {processes}, and this machine has {gpus} GPU(s).")
     options = [f"--{'' if value is not False else 'no-'}{name}" + ("" if isinstance(value, bool) else f"={value}")
                for name, value in asdict(config).items() if value != getattr(TrainConfig, name)]
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), "--num_machines", "1",
-               "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no",
-               "--cpu" if cpu else "--multi_gpu", "-m", "pfgm.training", *options, *["--restart"] * restart]
+               "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no", "--multi_gpu",
+               "-m", "pfgm.training", *options, *["--restart"] * restart]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
         for line in child.stdout:
             print(line, end="")

@@ -330,8 +330,9 @@ def test_one_step_is_what_the_paper_writes():
     weight = (distance.amin(1, keepdim=True) / distance) ** 65
     direction = (away * weight / weight.sum(1, keepdim=True)).sum(1)
     target = 8 * direction / (direction.norm(dim=1, keepdim=True) + 5)
+    # the network's output points to the data
     out = torch.cat([torch.ones(3, 64), torch.full((3, 1), 2.0)], 1)
-    torch.testing.assert_close(loss.double(), 0.5 * (out - target).square().sum(1).mean(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(loss.double(), 0.5 * (out + target).square().sum(1).mean(), rtol=1e-5, atol=0)
 
 
 def test_the_share_of_every_process_is_the_whole(monkeypatch):
