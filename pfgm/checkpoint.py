@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['atomic_write', 'save_weights', 'load_weights', 'save_state', 'load_state', 'append_json', 'read_json_lines',
-           'load_official']
+           'cut_json_lines', 'load_official']
 
 # %% ../nbs/10_checkpoint.ipynb #10-02
 import json
@@ -71,12 +71,18 @@ def load_weights(
 def save_state(
     folder: Path,  # of the run
     state: dict,   # tensors and plain values
+    keep: int = 2,  # states in the folder at most
 ):
-    "Write the state of training to `state.pt`; the one before it is kept as `state-1.pt`."
-    with atomic_write(Path(folder) / "state.pt") as new:
+    "Write the state of training to `state.pt`; those before it become `state-1.pt`, `state-2.pt`, ..."
+    paths = _states(folder, keep)
+    with atomic_write(paths[0]) as new:
         torch.save(state, new)
-        if (Path(folder) / "state.pt").exists():
-            os.replace(Path(folder) / "state.pt", Path(folder) / "state-1.pt")
+        for older, newer in reversed(list(zip(paths[1:], paths))):
+            if newer.exists():
+                os.replace(newer, older)
+
+def _states(folder: Path, count: int) -> list:
+    return [Path(folder) / ("state.pt" if k == 0 else f"state-{k}.pt") for k in range(count)]
 
 def _whole(path: Path) -> bool:
     "Whether every record of a zip archive has its checksum."
@@ -91,9 +97,15 @@ def load_state(
     device: str = "cpu",  # where the tensors go
 ) -> dict:                # None if there is no state
     "The newest state of training that is whole; nothing in it is executed."
-    paths = [path for name in ("state.pt", "state-1.pt") if (path := Path(folder) / name).exists()]
+    paths = [path for path in _states(folder, 1 + len(list(Path(folder).glob("state-*.pt")))) if path.exists()]
     for path in filter(_whole, paths):
-        return torch.load(path, map_location=device, weights_only=True)
+        try:
+            state = torch.load(path, map_location=device, weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, KeyError) as error:
+            raise InputError(f"'{path}' is not a training state of pfgm, and nothing in it was run ({type(error).__name__}): "
+                             "remove it, or choose another run_dir.") from error
+        require(isinstance(state, dict), f"'{path}' is not a training state of pfgm: remove it, or choose another run_dir.")
+        return state
     require(not paths, f"the training state in '{folder}' is damaged ({', '.join(path.name for path in paths)}): remove "
                        "it, or train into another folder with -p run_dir.")
     return None
@@ -118,6 +130,16 @@ def read_json_lines(
         except json.JSONDecodeError:
             break
     return entries
+
+# %% ../nbs/10_checkpoint.ipynb #10-22
+def cut_json_lines(
+    path: Path,  # a .jsonl file whose entries have a step
+    step: int,   # the last that counts
+):
+    "Forget entries after a step: of a run that goes on from there."
+    kept = [entry for entry in read_json_lines(path) if entry["step"] <= step]
+    with atomic_write(path) as new:
+        new.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
 
 # %% ../nbs/10_checkpoint.ipynb #10-30
 _PARTS = {  # ours -> theirs
