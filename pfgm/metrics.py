@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['INCEPTION_SHA256', 'frechet_distance', 'kernel_distance', 'frechet_floor', 'principal_components', 'precision_recall',
-           'Classifier', 'train_classifier', 'Inception', 'inception_score', 'standard_errors', 'compare', 'nearest',
-           'nearest_distance', 'copying', 'content_hash', 'cached']
+           'Classifier', 'train_classifier', 'content_hash', 'cached', 'cached_classifier', 'Inception',
+           'inception_score', 'standard_errors', 'compare', 'nearest', 'nearest_distance', 'copying']
 
 # %% ../nbs/12_metrics.ipynb #12-02
 import hashlib
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import atomic_write
+from .checkpoint import atomic_write, load_weights, save_weights
 from .checks import InputError, require
 
 # %% ../nbs/12_metrics.ipynb #12-12
@@ -185,6 +185,53 @@ def train_classifier(
     return network.eval()
 
 # %% ../nbs/12_metrics.ipynb #12-97
+def content_hash(
+    *parts,  # tensors and texts
+) -> str:    # 16 hexadecimal digits
+    "Hash of everything that a result depends on."
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(f"{part.dtype} {tuple(part.shape)}".encode() if isinstance(part, Tensor) else repr(part).encode())
+        if isinstance(part, Tensor):
+            digest.update(part.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()[:16]
+
+def cached(
+    path: Path,  # a .npy file
+    make,        # function without arguments -> tensor
+) -> Tensor:
+    "The tensor in the file; made and written first if there is none or if it is damaged."
+    path = Path(path).expanduser()
+    try:
+        return torch.from_numpy(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError):
+        tensor = make().cpu().contiguous()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as new, open(new, "wb") as file:
+        np.save(file, tensor.numpy())
+    return tensor
+
+# %% ../nbs/12_metrics.ipynb #12-100
+def cached_classifier(
+    folder: Path,      # where it is kept
+    x: Tensor,         # (n, *shape) training data
+    labels: Tensor,    # (n,)
+    steps: int = 600,
+    device: str = "cpu",
+) -> Classifier:
+    "The classifier of these data, trained if the folder does not hold it yet."
+    path = Path(folder).expanduser() / f"classifier-{content_hash(x, torch.as_tensor(labels), steps)}.safetensors"
+    if path.is_file():
+        weights, config = load_weights(path)
+        network = Classifier(**config)
+        network.load_state_dict(weights)
+        return network.to(device).eval()
+    network = train_classifier(x, labels, steps, device=device)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(path, network.state_dict(), network.config)
+    return network
+
+# %% ../nbs/12_metrics.ipynb #12-102
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # of the weights behind FID
 
 def _inception_file(weights: str) -> Path:
@@ -207,7 +254,7 @@ def _inception_file(weights: str) -> Path:
         socket.setdefaulttimeout(timeout)
     return path
 
-# %% ../nbs/12_metrics.ipynb #12-98
+# %% ../nbs/12_metrics.ipynb #12-103
 class Inception:
     "Features and logits of the network behind FID, IS and KID; images of one or three channels, scaled to [-1, 1]."
 
@@ -241,7 +288,7 @@ class Inception:
         "(n, 2048) -> (n, 1008), without the bias, for the inception score."
         return (features.to(self.network.fc.weight) @ self.network.fc.weight.T).cpu()
 
-# %% ../nbs/12_metrics.ipynb #12-100
+# %% ../nbs/12_metrics.ipynb #12-105
 def inception_score(
     logits: Tensor,  # (n, classes)
 ) -> float:          # between 1 and the number of classes
@@ -250,7 +297,7 @@ def inception_score(
     marginal = log_p.exp().mean(0)
     return (log_p.exp() * (log_p - marginal.log())).nansum(1).mean().exp().item()
 
-# %% ../nbs/12_metrics.ipynb #12-104
+# %% ../nbs/12_metrics.ipynb #12-109
 def standard_errors(
     statistic,            # indices (h,) of samples -> tensor of numbers
     n: int,               # samples
@@ -262,7 +309,7 @@ def standard_errors(
     values = torch.stack([statistic(torch.randperm(n, generator=generator)[:half]) for _ in range(resamples)])
     return values.std(0) * math.sqrt(half / (n - half))
 
-# %% ../nbs/12_metrics.ipynb #12-105
+# %% ../nbs/12_metrics.ipynb #12-110
 def compare(
     samples: Tensor,            # (n, k) features of generated points
     reference: Tensor,          # (m, k) features of the data
@@ -311,7 +358,7 @@ def nearest_distance(
     "Distance from each point to the nearest training point."
     return nearest(x, train)[0]
 
-# %% ../nbs/12_metrics.ipynb #12-109
+# %% ../nbs/12_metrics.ipynb #12-114
 def copying(
     samples: Tensor,         # (n, *shape)
     train: Tensor,           # (k, *shape)
@@ -327,30 +374,3 @@ def copying(
     share, bound = (distances < threshold).double().mean().item(), betabinom.ppf(0.99, n, rank, m + 1 - rank) / n
     return dict(n=n, n_held_out=m, median=distances.median().item(), median_held_out=fresh.median().item(),
                 threshold=threshold, share=share, expected=rank / (m + 1), bound=float(bound), passed=bool(share <= bound))
-
-# %% ../nbs/12_metrics.ipynb #12-117
-def content_hash(
-    *parts,  # tensors and texts
-) -> str:    # 16 hexadecimal digits
-    "Hash of everything that a result depends on."
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(f"{part.dtype} {tuple(part.shape)}".encode() if isinstance(part, Tensor) else repr(part).encode())
-        if isinstance(part, Tensor):
-            digest.update(part.detach().cpu().contiguous().numpy())
-    return digest.hexdigest()[:16]
-
-def cached(
-    path: Path,  # a .npy file
-    make,        # function without arguments -> tensor
-) -> Tensor:
-    "The tensor in the file; made and written first if there is none or if it is damaged."
-    path = Path(path).expanduser()
-    try:
-        return torch.from_numpy(np.load(path, allow_pickle=False))
-    except (OSError, ValueError, EOFError):
-        tensor = make().cpu().contiguous()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as new, open(new, "wb") as file:
-        np.save(file, tensor.numpy())
-    return tensor
