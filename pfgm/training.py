@@ -24,6 +24,7 @@ from .checks import InputError, one_of, require
 from .data import Data, from_array, load
 from .field import posterior_mean
 from .flow import DenoiserFlow, FieldFlow, Flow, principal_axes
+from .likelihood import bits_per_dim, log_likelihood
 from .networks import build
 from .objective import denoiser_loss, field_loss
 from .perturbation import kernel_draw
@@ -129,6 +130,29 @@ class Model:
     ) -> Tensor:    # (n, ...) on the CPU, in the units, shape and layout of the data
         "Generate."
         return self.data.restore(self.draw(n, **options).x.float())
+
+    def log_likelihood(
+        self,
+        x: Tensor,      # (n, *shape) scaled to [-1, 1] as the training data are
+        seed: int = 0,  # of the probes, if there are any
+        **options,      # for likelihood.log_likelihood: z_min, divergence, probes, rtol, ...
+    ) -> Tensor:        # (n,) nats
+        "Log-density of data, seen from the smallest height of training."
+        return self._score(log_likelihood, x, seed=seed, **options)
+
+    def bits_per_dim(
+        self,
+        x: Tensor,         # (n, *shape) scaled to [-1, 1], with equally spaced values
+        bin_width: float,  # their distance: digits 1/8, bytes 2/255
+        seed: int = 0,     # of the noise and the probes
+        **options,         # for likelihood.bits_per_dim: z_min, divergence, probes, rtol, ...
+    ) -> Tensor:           # (n,)
+        "Bits per number that this model needs for each data point."
+        return self._score(bits_per_dim, x, bin_width, seed=seed, **options)
+
+    def _score(self, score, x: Tensor, *args, seed: int, **options) -> Tensor:
+        x, generator = x.to(self.flow.centre.device), torch.Generator().manual_seed(seed)
+        return score(self.flow, self.prior, x, *args, generator=generator, **{"z_min": self.z_min} | options)
 
     def save(self, folder: Path):
         "Write `network.safetensors`."
