@@ -81,10 +81,12 @@ def log_likelihood(
     "Log-density at the height z_min, for data in the units of x (paper, appendix B.6; in log z)."
     one_of("divergence", divergence, ("exact", "rademacher", "gaussian"))
     end = prior if isinstance(prior, Prior) else Prior(prior.shape, prior.R / math.sqrt(prior.D), prior.D, prior.centre)
-    require(tuple(x.shape[1:]) == prior.shape and len(x), f"x is {tuple(x.shape)}; it must be (n, *{prior.shape}), n >= 1.")
+    wanted = ", ".join(str(side) for side in ("n", *prior.shape))
+    require(x.shape[1:] == prior.shape and len(x), f"x has shape {tuple(x.shape)}; it must be ({wanted}) with n >= 1.")
+    require(bool(x.isfinite().all()), "x holds NaN or infinite numbers; remove or replace them.")
     require(flow.D == prior.D, f"the flow has D = {flow.D:g} and the prior D = {prior.D:g}; give both the same D.")
     require(0 < z_min < end.z_max, f"z_min is {z_min:.3g}; it must be positive and below z_max = {end.z_max:.3g}.")
-    require(probes >= 1, f"probes is {probes}; at least 1 is needed.")
+    require(isinstance(probes, int) and probes >= 1, f"probes is {probes}; it must be a whole number, at least 1.")
     require(steps >= 1, f"steps is {steps}; at least 1 is needed.")
     n, N, device = len(x), end.N, x.device
     dtype = torch.float32 if device.type == "mps" else torch.float64

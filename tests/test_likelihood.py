@@ -1,5 +1,10 @@
 "Likelihoods against closed forms, conservation laws and wrong input."
+import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -181,10 +186,11 @@ class Broken(Flow):
 @pytest.mark.parametrize("change, words", [
     (dict(z_min=50.0), "z_min is 50; it must be positive and below z_max = 40."),
     (dict(z_min=0.0), "z_min is 0"),
-    (dict(x=torch.zeros(3, 5)), "x is (3, 5)"),
+    (dict(x=torch.zeros(3, 5)), "x has shape (3, 5); it must be (n, 2) with n >= 1."),
     (dict(x=torch.zeros(0, 2)), "n >= 1"),
+    (dict(x=torch.full((3, 2), math.nan)), "x holds NaN"),
     (dict(divergence="rademaker"), "did you mean 'rademacher'?"),
-    (dict(divergence="rademacher", probes=0), "probes is 0; at least 1 is needed."),
+    (dict(divergence="rademacher", probes=0), "probes is 0; it must be a whole number"),
     (dict(solver="rk54"), "did you mean 'rk45'?"),
     (dict(solver="2m", steps=0), "steps is 0; at least 1 is needed."),
     (dict(prior=Prior((2,), 40.0, 16)), "D = 1 and the prior D = 16"),
@@ -194,6 +200,19 @@ def test_wrong_input(change, words):
     with pytest.raises(InputError) as caught:
         log_likelihood(**arguments | change)
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_experiment(tmp_path):
+    """The notebook behind README's number, as papermill runs it, on a few digits and a network of a second."""
+    notebook = Path(__file__).parent.parent / "nbs" / "experiments" / "02_bits_per_dim.ipynb"
+    options = dict(minutes=0.02, seeds=2, n_test=4, n_exact=2, out="bits/bits.json")
+    words = [word for name, value in options.items() for word in ("-p", name, str(value))]
+    command = [sys.executable, "-m", "papermill", str(notebook), str(tmp_path / "out.ipynb"), *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = json.loads((tmp_path / "bits" / "bits.json").read_text())
+    assert record["n"] == 4 and record["figures"]["uniform"]["mean"] == 4.0875
+    assert 1 < record["figures"]["model, held out"]["mean"] < 10 and record["held"] in (True, False)
 
 
 @pytest.mark.parametrize("width", [0.0, -1.0, 0.3, math.nan])
