@@ -56,7 +56,7 @@ class _Measured(Flow):
 
 # %% ../nbs/07_likelihood.ipynb #07-12
 def _generators(n: int, generator: torch.Generator) -> list:
-    "One generator per point, so that the k-th does not depend on n."
+    "Generators of n points; the k-th does not depend on n."
     return [torch.Generator().manual_seed(seed) for seed in torch.randint(2 ** 62, (n,), generator=generator).tolist()]
 
 def _probes(n: int, count: int, N: int, kind: str, generator: torch.Generator) -> Tensor:
@@ -78,7 +78,7 @@ def log_likelihood(
     progress: bool = False,             # show a bar
     **options,                          # for ode.integrate: rtol, atol
 ) -> Tensor:                            # (n,) nats, float64
-    "Log-density at the height z_min, for data in the units of x (paper, appendix B.6; in log z)."
+    "Log-density at the height z_min, for data in the units of x: change of variables along the line, in log z."
     one_of("divergence", divergence, ("exact", "rademacher", "gaussian"))
     end = prior if isinstance(prior, Prior) else Prior(prior.shape, prior.R / math.sqrt(prior.D), prior.D, prior.centre)
     wanted = ", ".join(str(side) for side in ("n", *prior.shape))
