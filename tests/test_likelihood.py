@@ -63,8 +63,8 @@ def test_fixed_steps_converge(solver):
     flow = EmpiricalFlow(charges)
     exact = log_likelihood(flow, prior, x, 0.3, rtol=1e-8, atol=1e-8)
     errors = [(log_likelihood(flow, prior, x, 0.3, solver=solver, steps=steps) - exact).abs().max().item()
-              for steps in (100, 200)]
-    assert errors[1] < 0.05 and 3.3 < errors[0] / errors[1] < 4.8
+              for steps in (60, 120)]
+    assert errors[1] < 0.1 and 3.3 < errors[0] / errors[1] < 4.8
 
 
 def test_far_point_on_the_ray():
@@ -168,11 +168,11 @@ def test_model():
     """Data of a known grid through a barely trained model: its own height and prior are the defaults."""
     values = torch.randint(0, 4, (200, 3), generator=seeded())
     model = fit(values, progress=False, steps=3, width=16)
-    x = model.data.test
+    x = model.data.test[:6]
     nats = model.log_likelihood(x)
     torch.testing.assert_close(nats, log_likelihood(model.flow, model.prior, x, model.z_min))
     bits = model.bits_per_dim(x, 2 / 3, divergence="exact")
-    assert torch.equal(bits, model.bits_per_dim(x, 2 / 3, divergence="exact")) and bits.shape == (20,)
+    assert torch.equal(bits, model.bits_per_dim(x, 2 / 3, divergence="exact")) and bits.shape == (6,)
     assert 1.5 < bits.mean() < 6
     with pytest.raises(InputError, match="bin_width"):
         model.bits_per_dim(x, 0.5)
