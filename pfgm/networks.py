@@ -13,9 +13,6 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from .blocks import (Double, FourierEmbedding, Halve, LabelEmbedding, LevelEmbedding, PositionalEmbedding, PyramidConv,
                          ResidualConv, conv, group_norm, initialise)
@@ -244,6 +241,9 @@ def count_multiply_adds(
     shape: tuple = (),   # of a sample; (): the network's own
 ) -> int:                # multiplications, each with its addition
     "The cost of the answer to one sample."
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
     config = network.config
     with FakeTensorMode(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         build(**config)(torch.zeros(1, *(shape or config["shape"])), torch.zeros(1, config.get("levels", 2)))

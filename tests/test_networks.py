@@ -17,8 +17,8 @@ from pfgm.networks import PAPER, PRESETS, build, count_multiply_adds, count_para
 KNOWN = dict(cifar10_ddpmpp=(61_805_572, 10.848e9), cifar10_ddpmpp_deep=(106_633_732, 18.548e9),
              cifar10_ncsnpp=(62_759_940, 10.895e9), celeba64_ddpmpp=(61_805_572, 41.866e9),
              bedroom_ddpmpp=(124_076_292, 279.80e9))
-SMALL = [dict(), dict(attention=(8,), blocks=2), dict(embedding="fourier", fir=True, pyramid=True, multipliers=(1, 2, 3)),
-         dict(embedding="positional", classes=4, field=True), dict(attention=None, fir=True)]
+SMALL = [dict(attention=(8,), blocks=2), dict(embedding="fourier", fir=True, pyramid=True, multipliers=(1, 2, 3)),
+         dict(embedding="positional", classes=4, field=True)]
 
 
 def random(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
