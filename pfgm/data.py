@@ -163,15 +163,16 @@ def from_array(
     array,                # (n, *shape) numbers: numpy array, tensor or list; (n,) counts as (n, 1)
     name: str = "array",  # for messages
     seed: int = 0,        # of the split
-    labels=None,          # (n,) a class for each: numbers or words
+    labels=None,          # (n,) the class of each: whole numbers or words
 ) -> Data:
     "Any array as data: scaled, images recognised by their shape, 10 % held out."
     array = _numbers(array, name)
     train, test = _split(len(array), seed)
     if labels is not None:
         labels = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
-        require(labels.shape == (len(array),), f"'{name}' has {len(array)} samples, and labels of shape {labels.shape};"
-                                               " give one number or word for each sample.")
+        require(labels.shape == (len(array),) and labels.dtype.kind in "biuUS",
+                f"'{name}' has {len(array)} samples; give each a label, a whole number or a word, not labels of type"
+                f" {labels.dtype} and shape {labels.shape}.")
         labels = _classes(labels[np.concatenate([train, test])], len(train))
     return _data(name, array[train], array[test], *_affine(array), *(labels or ()))
 
@@ -199,17 +200,17 @@ def _array_file(path: Path) -> np.ndarray:
 
 # %% ../nbs/09_data.ipynb #09-21
 def _decode(
-    file,                # path, or an open file
-    grey: bool,          # one channel, or three
-    size: int = None,    # cut and resize to a square of this size
-    crop: int = None,    # first cut out the middle square of this size
-    name: str = None,    # for messages; None: the path
-) -> np.ndarray:         # (channels, height, width) bytes
+    file,                  # path, or an open file
+    grey: bool,            # one channel, or three
+    size: int = None,      # cut and resize to a square of this size
+    border: tuple = None,  # pixels to cut off before, left and right, top and bottom
+    name: str = None,      # for messages; None: the path
+) -> np.ndarray:           # (channels, height, width) bytes
     "One image."
     from PIL import Image, ImageOps
     try:
         with Image.open(file) as image:
-            if size and not crop:
+            if size and not border:
                 image.draft(None, (4 * size, 4 * size))  # large JPEGs: decode at 1/2, 1/4 or 1/8, never below 4 size
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I"):               # 16 bits per pixel
@@ -220,9 +221,7 @@ def _decode(
                 white = Image.new("RGBA", image.size, "white")
                 image = Image.alpha_composite(white, image.convert("RGBA"))
             image = image.convert("L" if grey else "RGB")
-            if crop:
-                left, top = (image.width - crop) // 2, (image.height - crop) // 2
-                image = image.crop((left, top, left + crop, top + crop))
+            image = ImageOps.crop(image, border) if border else image
             image = np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC) if size else image)
             return image[None] if grey else image.transpose(2, 0, 1)
     except Exception as error:
@@ -247,8 +246,8 @@ def _new_file(path: Path, shape: tuple):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(path.parent).free
-            require(free > size, f"{shape[0]} images need {size / 1e9:.1f} GB on the disk of '{path.parent}' and {free / 1e9:.1f}"
-                                 " GB are free: make room, or choose another folder with `-p data_dir FOLDER`.")
+            require(free > size, f"{shape[0]} images need {size / 1e9:.1f} GB in '{path.parent}', where {free / 1e9:.1f} GB are"
+                                 " free: make room, or choose another folder with `-p data_dir FOLDER`.")
             array = np.lib.format.open_memmap(part, "w+", np.uint8, shape)
             if hasattr(os, "posix_fallocate"):
                 with open(part, "r+b") as file:
@@ -274,7 +273,7 @@ def _fill(array: np.ndarray, sources: list, decode, progress: bool):
     "Decode in four threads; no more than a block of images waits for its place."
     from tqdm.auto import tqdm
     quiet, block = not progress or len(sources) <= 2000, 512
-    with ThreadPool(4) as pool, tqdm(None, "reading images", len(sources), disable=quiet) as bar:
+    with ThreadPool(4) as pool, tqdm(None, "reading images", len(sources), mininterval=1, disable=quiet) as bar:
         for start in range(0, len(sources), block):
             images = pool.imap(decode, sources[start:start + block], chunksize=16)
             for k, image in enumerate(images, start):
@@ -301,7 +300,8 @@ def _images(
         _fill(images, sources, decode, progress)
         images = torch.from_numpy(images)
     else:
-        about = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in map(Path.absolute, files)]
+        stats = [(str(file.absolute()), file.stat()) for file in files]
+        about = [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats]
         path = data_dir / f"images-{hashlib.sha256(repr((shape, about)).encode()).hexdigest()[:16]}.npy"
         if not path.exists():
             with _new_file(path, shape) as array:
@@ -315,7 +315,7 @@ def _images(
 # %% ../nbs/09_data.ipynb #09-22
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".gif", ".tif", ".tiff")
 
-def _folder(folder: Path, image_size: int, data_dir: Path, progress: bool) -> Data:
+def _folder(name: str, folder: Path, image_size: int, data_dir: Path, progress: bool) -> Data:
     "All images below a folder."
     def images(below):
         return sorted(p for p in below.rglob("*") if p.suffix.lower() in _IMAGES and not p.name.startswith("."))
@@ -330,7 +330,7 @@ def _folder(folder: Path, image_size: int, data_dir: Path, progress: bool) -> Da
         parts = [[paths[k] for k in part] for part in _split(len(paths))]
     paths = parts[0] + parts[1]
     decode = partial(_decode, grey=all(map(_is_grey, paths)), size=image_size)
-    data = _images(str(folder), *parts, decode, paths, data_dir, progress)
+    data = _images(name, *parts, decode, paths, data_dir, progress)
     names = [path.parent.name for path in paths]
     if len(set(names)) == 1 or not all(path.parent.parent in bases for path in paths):
         return data
@@ -379,9 +379,11 @@ def _celeba(root: Path, progress: bool) -> Data:
         _download("celeba64", lambda: datasets.CelebA(root, download=True), "Google Drive, which often refuses",
                   "the unpacked folder img_align_celeba and list_eval_partition.txt, both from"
                   " https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html,", folder)
-    names = [line.split() for line in parts.read_text().splitlines()]
-    train, test = ([pictures / name for name, part in names if part == which] for which in "02")
-    decode = partial(_decode, grey=False, size=64, crop=140)
+    lines = [line.split() for line in parts.read_text().splitlines()]
+    train, test = ([pictures / line[0] for line in lines if line[1:] == [part]] for part in "02")
+    require(train and test, f"'{parts}' must say of each image if it is for training, '000001.jpg 0', or for tests,"
+                            " '000002.jpg 2'.")
+    decode = partial(_decode, grey=False, size=64, border=(19, 39))  # of 178 x 218 pixels
     return _images("celeba64", train, test, decode, [pictures, parts], root, progress)
 
 def _bedrooms(root: Path, progress: bool) -> Data:
@@ -394,11 +396,14 @@ def _bedrooms(root: Path, progress: bool) -> Data:
         import lmdb
     except ImportError as error:
         raise InputError("lsun_bedroom256 needs one more package: type `pip install lmdb`.") from error
-    bases = [lmdb.open(str(folder), readonly=True, lock=False, readahead=False) for folder in folders]
     parts = []
-    for base in bases:
-        with base.begin() as view:
-            parts.append([(base, key) for key in view.cursor().iternext(values=False)])
+    for folder in folders:
+        try:
+            base = lmdb.open(str(folder), readonly=True, lock=False, readahead=False)
+            with base.begin() as view:
+                parts.append([(base, key) for key in view.cursor().iternext(values=False)])
+        except lmdb.Error as error:
+            raise InputError(f"'{folder}' cannot be read ({error}): unpack {folder.name}.zip again.") from error
 
     def decode(source):
         base, key = source
@@ -448,7 +453,7 @@ def load(
             f"image_size is a whole number of pixels >= 8, got {image_size!r}.")
     root = Path(data_dir).expanduser()
     if is_folder:
-        return _folder(path, image_size, root, progress)
+        return _folder(name, path, image_size, root, progress)
     if name in TOYS:
         return _toy(name, n, seed)
     if name == "digits":

@@ -101,6 +101,7 @@ def _parts(charges: Tensor) -> tuple:
     return charges.split(max(1, 2 ** 24 // charges.shape[1]) if charges.dtype == torch.uint8 else len(charges))
 
 def _norms(charges: Tensor) -> list:
+    "|y|², part by part."
     return [scaled(part).square().sum(1) for part in _parts(charges)]
 
 def _other_class(labels: Tensor, charge_labels: Tensor) -> Tensor:
@@ -140,7 +141,7 @@ def posterior_weights(
     D: float = 1,                  # extra dimensions, 1 (PFGM) to inf (diffusion)
     labels: Tensor = None,         # (b,) class whose charges a query sees, -1: all; None: all for every query
     charge_labels: Tensor = None,  # (n,) classes of the charges, needed with labels
-    norms: list = None,            # |y|² if known, as `posterior_mean` does
+    norms: list = None,            # _norms(charges), if at hand
 ) -> Tensor:                       # (b, n), rows sum to 1
     "Weights of the charges in the field at (x, z) (PFGM eq. 5; PFGM++ eq. 4), as one (b, n) matrix."
     require(D >= 1, f"D is {D}; the number of extra dimensions is 1 (PFGM) or more, inf is diffusion.")
@@ -162,8 +163,9 @@ def posterior_mean(
     charge_labels: Tensor = None,  # (n,) classes of the charges, needed with labels
 ) -> Tensor:                       # (b, *shape) xhat, dtype of x
     "Posterior mean xhat(x, z) over all charges; (x - xhat, z) is the direction of the field."
-    rows = max(1, memory // (5 * 4 * len(charges) + 1))
-    z = torch.as_tensor(z, device=x.device).expand(len(x))
+    dtype = scaled(charges[:0]).dtype
+    rows = max(1, memory // (5 * dtype.itemsize * len(charges) + 1))
+    z = torch.as_tensor(z, dtype=dtype, device=x.device).expand(len(x))
     with full_precision(x.device):
         norms, means = _norms(charges), []
         for k in range(0, max(1, len(x)), rows):

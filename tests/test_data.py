@@ -1,7 +1,11 @@
 "Data sets: layouts, the map to [-1, 1] and back, files, folders, torchvision, and every fault a user can make."
+import errno
 import gzip
+import io
+import os
 import pickle
 import struct
+import sys
 import tarfile
 import urllib.error
 
@@ -12,7 +16,7 @@ from PIL import Image
 
 from pfgm import data as D
 from pfgm.checks import InputError
-from pfgm.data import TORCHVISION, TOYS, Data, from_array, load
+from pfgm.data import STANDARD, TOYS, Data, from_array, load
 
 RNG = np.random.default_rng(0)
 
@@ -67,6 +71,9 @@ def test_digits_split_ignores_the_seed():
     data, other = load("digits"), load("digits", seed=5)
     assert data.train.shape == (1400, 1, 8, 8) and data.test.shape == (397, 1, 8, 8)
     assert torch.equal(data.train, other.train) and data.is_images and data.layout == "hw"
+    assert data.classes == list("0123456789") and data.labels.bincount().min() > 100 and len(data.test_labels) == 397
+    means = torch.stack([data.train[data.labels == k].mean(0) for k in range(10)]).flatten(1)
+    assert (torch.cdist(data.test.flatten(1), means).argmin(1) == data.test_labels).float().mean() > 0.8
     assert data.restore(data.test).shape == (397, 8, 8)
     assert "1400 train + 397 held out" in repr(data)
 
@@ -87,8 +94,11 @@ def test_layouts(shape, scaled, layout, images, dtype):
     data = from_array(array)
     assert (data.shape, data.layout, data.is_images) == (scaled, layout, images)
     assert len(data.train) == 18 and len(data.test) == 2
-    assert both(data).dtype == torch.float32 and both(data).abs().max() <= 1
-    back = data.restore(both(data)).numpy().reshape(20, -1).round(3)
+    assert both(data).dtype == (torch.uint8 if dtype == np.uint8 and len(shape) > 1 else torch.float32)
+    charges = data.scaled(both(data))
+    assert charges.dtype == torch.float32 and charges.abs().max() <= 1 and both(data).is_contiguous()
+    assert torch.equal(data.restore(charges), data.restore(both(data)))
+    back = data.restore(charges).numpy().reshape(20, -1).round(3)
     assert sorted(map(tuple, back)) == sorted(map(tuple, array.reshape(20, -1).astype(float)))
 
 
@@ -98,8 +108,9 @@ def test_layouts(shape, scaled, layout, images, dtype):
 def test_dtypes(dtype, shape):
     array = RNG.integers(0, 100, shape).astype(dtype)
     data = from_array(array)
-    assert both(data).dtype == torch.float32 and both(data).abs().max() <= 1
-    back, columns = data.restore(both(data)).double(), 2 if len(shape) == 2 else 1
+    charges = data.scaled(both(data))
+    assert charges.dtype == torch.float32 and charges.abs().max() <= 1
+    back, columns = data.restore(charges).double(), 2 if len(shape) == 2 else 1
     original = torch.tensor(array.astype(float)).reshape(-1, columns)
     assert (back.reshape(-1, columns).sort(0).values - original.sort(0).values).abs().max() < 1e-4
 
@@ -174,6 +185,28 @@ def test_arrays_refused(array, words):
     with pytest.raises(InputError) as caught:
         from_array(array, "mine")
     assert words in str(caught.value) and "'mine'" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("labels", [["cat", "dog"] * 15, np.arange(30) % 2 == 0, torch.arange(30) % 2 * 7])
+def test_labels_go_with_their_samples(labels):
+    data = from_array(np.arange(30.0), labels=labels)
+    place, kind = data.restore(both(data))[:, 0].round().long(), torch.cat([data.labels, data.test_labels])
+    assert kind.dtype == torch.int64 and len(data.labels) == 27 and set(kind.tolist()) == {0, 1}
+    assert [data.classes[k] for k in kind] == [str(labels[k].item() if hasattr(labels[k], "item") else labels[k])
+                                               for k in place]
+    assert "2 classes" in repr(data)
+
+
+@pytest.mark.parametrize("labels", [[1, 2], [[1]] * 4, [None] * 4, [0.5] * 4, 3])
+def test_labels_refused(labels):
+    with pytest.raises(InputError, match="'mine' has 4 samples; give each a label"):
+        from_array(np.ones((4, 2)), "mine", labels=labels)
+
+
+def test_no_more_is_held_out_than_needed():
+    assert [len(part) for part in D._split(3)] == [2, 1] and [len(part) for part in D._split(95)] == [86, 9]
+    train, test = D._split(250_000)
+    assert len(test) == 10_000 and sorted(np.concatenate([train, test])) == list(range(250_000))
 
 
 def test_restore_wants_its_own_shape():
@@ -289,7 +322,7 @@ def test_photos_are_turned_as_the_camera_noted(tmp_path):
         exif[0x0112] = 6  # to be turned clockwise
         Image.fromarray(image).save(tmp_path / f"{k}.png", exif=exif)
     data = load(tmp_path)
-    assert data.shape == (3, 12, 8) and (data.train[0, :, :6] == 1).all() and (data.train[0, :, 6:] == -1).all()
+    assert data.shape == (3, 12, 8) and (data.train[0, :, :6] == 255).all() and (data.train[0, :, 6:] == 0).all()
 
 
 def test_image_size(tmp_path):
@@ -309,8 +342,19 @@ def test_draft_decoding_changes_nothing_visible(tmp_path):
     smooth = Image.fromarray(bytes_of(8, 10, 3)).resize((1000, 800), Image.Resampling.BICUBIC)
     smooth.save(tmp_path / "a.jpg", quality=95)
     full = Image.open(tmp_path / "a.jpg").convert("RGB").crop((100, 0, 900, 800)).resize((32, 32), 3)
-    fast = D._decode(tmp_path / "a.jpg", 32)
+    fast = D._decode(tmp_path / "a.jpg", False, 32).transpose(1, 2, 0)
     assert np.abs(fast.astype(int) - np.asarray(full).astype(int))[1:-1, 1:-1].max() <= 3
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("shape", [(9000, 40), (40, 9000), (2500, 2500), (1, 500)])
+def test_large_tall_and_flat_images(tmp_path, shape, suffix):
+    image = np.zeros((*shape, 3), np.uint8)
+    image[:] = (200, 100, 50)
+    save_images(tmp_path, [image] * 2, suffix)
+    data = load(tmp_path, image_size=16)
+    assert data.shape == (3, 16, 16)
+    assert (data.restore(data.train) - torch.tensor([200.0, 100.0, 50.0])).abs().max() <= 3
 
 
 def test_folders_refused(tmp_path):
@@ -322,7 +366,7 @@ def test_folders_refused(tmp_path):
     assert "at least two samples" in sentence(one)
     sizes = save_images(tmp_path / "sizes", [bytes_of(8, 9), bytes_of(8, 9), bytes_of(10, 8)])
     text = sentence(sizes)
-    assert "000.png' has 9 x 8" in text and "002.png' has 8 x 10" in text and "-p image_size 32" in text
+    assert ".png' has 9 x 8" in text and "002.png' has 8 x 10" in text and "-p image_size 32" in text
     assert load(sizes, image_size=8).shape == (1, 8, 8)
     torn = save_images(tmp_path / "torn", bytes_of(3, 30, 30, 3))
     content = (torn / "001.png").read_bytes()
@@ -330,7 +374,8 @@ def test_folders_refused(tmp_path):
         (torn / "001.png").write_bytes(damaged)
         assert "001.png' cannot be read as an image" in sentence(torn)
     (tmp_path / "float").mkdir()
-    Image.fromarray(np.ones((8, 8), np.float32)).save(tmp_path / "float" / "a.tif")
+    for name in ("a.tif", "b.tif"):
+        Image.fromarray(np.ones((8, 8), np.float32)).save(tmp_path / "float" / name)
     assert "floating-point" in sentence(tmp_path / "float")
 
 
@@ -345,6 +390,114 @@ def test_progress_bar_only_where_it_is_wanted(tmp_path, capfd):
     assert "reading images" in capfd.readouterr().err
 
 
+# Classes and splits of folders
+
+def coloured(folder, kinds, start=0):
+    "Images of one colour, their number, in folders that say if it is even."
+    for k in range(start, start + kinds):
+        save_images(folder / ("even" if k % 2 == 0 else "odd"), np.full((1, 8, 8, 3), k, np.uint8), start=k)
+
+
+def right(data, points, labels):
+    return [data.classes[label] for label in labels] == ["odd" if p[0, 0, 0] % 2 else "even" for p in points]
+
+
+def test_classes_are_the_folders(tmp_path):
+    coloured(tmp_path, 30)
+    data, other = load(tmp_path), load(tmp_path, seed=3)
+    assert len(data.test) == 3 and right(data, data.train, data.labels) and right(data, data.test, data.test_labels)
+    assert data.classes == ["even", "odd"] and data.labels.dtype == torch.int64
+    assert torch.equal(data.train, other.train)
+    assert data.train[:, 0, 0, 0].tolist() != sorted(data.train[:, 0, 0, 0].tolist())
+    assert load(tmp_path / "even").classes is None
+
+
+def test_train_and_test_folders(tmp_path):
+    coloured(tmp_path / "train", 40)
+    coloured(tmp_path / "test", 6, start=100)
+    save_images(tmp_path / "other", bytes_of(3, 8, 8, 3))
+    data = load(tmp_path)
+    assert len(data.train) == 40 and len(data.test) == 6 and data.test.min() == 100
+    assert right(data, data.train, data.labels) and right(data, data.test, data.test_labels)
+    assert data.train[:, 0, 0, 0].tolist() != sorted(data.train[:, 0, 0, 0].tolist())
+
+
+@pytest.mark.parametrize("stray", ["", "even/deeper"])
+def test_no_classes_unless_all_images_have_one(tmp_path, stray):
+    coloured(tmp_path, 6)
+    save_images(tmp_path / stray, np.full((1, 8, 8, 3), 6, np.uint8), start=90)
+    data = load(tmp_path)
+    assert data.labels is data.test_labels is data.classes is None and len(both(data)) == 7
+
+
+# Sets larger than memory
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(D, "LARGE", 100)
+    return tmp_path / "cache"
+
+
+def test_large_sets_are_kept_in_a_file(tmp_path, cache, monkeypatch, capsys, recwarn):
+    coloured(tmp_path / "set", 40)
+    data = load(tmp_path / "set", data_dir=str(cache))
+    file, = cache.iterdir()
+    assert capsys.readouterr().out == f"writing 40 images into '{file}': 0.0 GB\n" and not recwarn
+    assert np.load(file, allow_pickle=False).shape == (40, 3, 8, 8)
+    monkeypatch.setattr(D, "LARGE", 2 ** 31)
+    plain = load(tmp_path / "set", data_dir=str(tmp_path / "none"))
+    assert torch.equal(plain.train, data.train) and torch.equal(plain.test, data.test) and data.train.dtype == torch.uint8
+    assert torch.equal(plain.labels, data.labels) and not (tmp_path / "none").exists()
+    assert torch.equal(data.restore(data.train[torch.tensor([5, 1])]), plain.restore(plain.train)[[5, 1]])
+    gap = data.train.data_ptr() - data.test.data_ptr()
+    assert abs(gap) in (data.train.numel(), data.test.numel())  # ranges of one mapping
+    assert any(str(file) in line for line in open("/proc/self/maps")) if os.path.exists("/proc/self/maps") else True
+
+
+def test_the_file_is_used_again_until_the_images_change(tmp_path, cache, monkeypatch):
+    coloured(tmp_path / "set", 6)
+    whole = load(tmp_path / "set", data_dir=str(cache))
+    fill = D._fill
+    monkeypatch.setattr(D, "_fill", lambda *_: pytest.fail("decoded again"))
+    assert torch.equal(load(tmp_path / "set", data_dir=str(cache), seed=7).train, whole.train)
+    monkeypatch.setattr(D, "_fill", fill)
+    os.utime(tmp_path / "set" / "odd" / "003.png", ns=(0, 0))
+    load(tmp_path / "set", data_dir=str(cache))
+    load(tmp_path / "set", image_size=16, data_dir=str(cache))
+    coloured(tmp_path / "set", 1, start=6)
+    assert len(load(tmp_path / "set", data_dir=str(cache)).train) == 6
+    assert len(list(cache.iterdir())) == 4
+
+
+def test_nothing_is_left_of_a_file_that_failed(tmp_path, cache):
+    coloured(tmp_path / "set", 6)
+    (tmp_path / "set" / "odd" / "003.png").write_bytes(b"torn")
+    assert "003.png' cannot be read" in sentence(tmp_path / "set", data_dir=str(cache))
+    assert list(cache.iterdir()) == []
+
+
+def test_full_disk(tmp_path, cache, monkeypatch):
+    coloured(tmp_path / "set", 6)
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    if hasattr(os, "posix_fallocate"):
+        monkeypatch.setattr(os, "posix_fallocate", full)
+        text = sentence(tmp_path / "set", data_dir=str(cache))
+        assert "No space left on device" in text and str(cache) in text and "-p data_dir" in text
+    usage = D.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(D.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    text = sentence(tmp_path / "set", data_dir=str(cache))
+    assert "6 images need 0.0 GB" in text and "0.0 GB are free" in text and "-p data_dir" in text
+    assert list(cache.iterdir()) == []
+
+
+def test_cache_folder_that_cannot_be_written(tmp_path, cache):
+    coloured(tmp_path / "set", 6)
+    cache.touch()
+    text = sentence(tmp_path / "set", data_dir=str(cache))
+    assert "cannot write" in text and str(cache) in text and "-p data_dir" in text
+
+
 # Names and options
 
 @pytest.mark.parametrize(("name", "words"), [
@@ -353,7 +506,7 @@ def test_progress_bar_only_where_it_is_wanted(tmp_path, capfd):
 ])
 def test_unknown_names(name, words):
     text = sentence(name)
-    assert words in text and all(known in text for known in (*TOYS, "digits", *TORCHVISION))
+    assert words in text and all(known in text for known in (*TOYS, "digits", *STANDARD))
 
 
 def test_missing_paths(tmp_path):
@@ -387,7 +540,7 @@ def test_a_folder_called_like_a_data_set(tmp_path, monkeypatch):
     assert load("digits").shape == (1, 8, 8) and load("./digits").shape == (1, 9, 9)
 
 
-# torchvision, without network
+# Standard sets, without network
 
 @pytest.fixture
 def offline(monkeypatch):
@@ -426,7 +579,7 @@ def test_mnist_from_local_files(tmp_path, offline, monkeypatch, capfd, name, fol
     images = {"train": bytes_of(30, 28, 28), "t10k": bytes_of(10, 28, 28)}
     for part, array in images.items():
         for file, content in ((f"{part}-images-idx3-ubyte", idx(array)),
-                              (f"{part}-labels-idx1-ubyte", idx(np.zeros(len(array), np.uint8)))):
+                              (f"{part}-labels-idx1-ubyte", idx(np.arange(len(array), dtype=np.uint8) % 10))):
             (raw / (file + ".gz" * packed)).write_bytes(gzip.compress(content) if packed else content)
     if packed:
         resources = [(file, utils.calculate_md5(raw / file)) for file, _ in kind.resources]
@@ -435,6 +588,8 @@ def test_mnist_from_local_files(tmp_path, offline, monkeypatch, capfd, name, fol
     assert data.shape == (1, 28, 28) and data.is_images and data.name == name
     assert np.array_equal(data.restore(data.train).numpy(), images["train"])
     assert np.array_equal(data.restore(data.test).numpy(), images["t10k"])
+    assert data.labels.tolist() == [k % 10 for k in range(30)] and data.test_labels.tolist() == list(range(10))
+    assert data.labels.dtype == torch.int64 and len(data.classes) == 10
     assert capfd.readouterr() == ("", "")
 
 
@@ -446,8 +601,8 @@ def test_cifar10_from_local_files(tmp_path, offline, monkeypatch, packed):
     images = bytes_of(6, 4, 3, 32, 32)
     names = [name for name, _ in CIFAR10.train_list + CIFAR10.test_list]
     for name, batch in zip(names, images, strict=True):
-        (source / name).write_bytes(pickle.dumps({"data": batch.reshape(4, -1), "labels": [0] * 4}))
-    (source / "batches.meta").write_bytes(pickle.dumps({"label_names": ["a"]}))
+        (source / name).write_bytes(pickle.dumps({"data": batch.reshape(4, -1), "labels": [0, 1, 1, 0]}))
+    (source / "batches.meta").write_bytes(pickle.dumps({"label_names": ["a", "b"]}))
     md5 = {path.name: utils.calculate_md5(path) for path in source.iterdir()}
     monkeypatch.setattr(CIFAR10, "train_list", [[name, md5[name]] for name in names[:5]])
     monkeypatch.setattr(CIFAR10, "test_list", [[name, md5[name]] for name in names[5:]])
@@ -462,9 +617,85 @@ def test_cifar10_from_local_files(tmp_path, offline, monkeypatch, packed):
     data = load("cifar10", data_dir=str(root))
     assert data.shape == (3, 32, 32) and data.layout == "hwc" and len(data.train) == 20 and len(data.test) == 4
     assert np.array_equal(data.restore(data.test).numpy(), images[5].transpose(0, 2, 3, 1))
-    assert np.array_equal(((data.train + 1) * 127.5).round().numpy(), images[:5].reshape(20, 3, 32, 32))
+    assert np.array_equal(data.train.numpy(), images[:5].reshape(20, 3, 32, 32))
+    assert data.classes == ["a", "b"] and data.labels.tolist() == [0, 1, 1, 0] * 5
 
 
 def test_a_damaged_download(tmp_path, offline):
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"half a file")
     assert "could not download 'cifar10'" in sentence("cifar10", data_dir=str(tmp_path))
+
+
+# CelebA and LSUN, in files of their format
+
+@pytest.fixture
+def faces(tmp_path):
+    "Seven faces of 178 x 218 pixels: black, the middle 140 x 140 in one colour; the last one grey."
+    image = np.zeros((7, 218, 178, 3), np.uint8)
+    image[:, 39:179, 19:159] = np.arange(20, 160, 20)[:, None, None, None]
+    pictures = save_images(tmp_path / "celeba" / "img_align_celeba", image[:6], ".jpg")
+    save_images(pictures, image[6:, ..., 0], ".jpg", start=6)
+    lines = [f"{k:03}.jpg {part}" for k, part in enumerate([0, 0, 1, 0, 2, 1, 2])]
+    (tmp_path / "celeba" / "list_eval_partition.txt").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("large", [0, 10 ** 6])
+def test_celeba(faces, offline, monkeypatch, large):
+    monkeypatch.setattr(D, "LARGE", large)
+    data = load("celeba64", data_dir=str(faces), progress=False)
+    assert data.shape == (3, 64, 64) and data.labels is None and len(list(faces.glob("images-*.npy"))) == (large == 0)
+    wanted = torch.tensor([20.0, 40, 80, 100, 140])[:, None, None, None]  # black border cut off, validation left out
+    assert len(data.train) == 3 and len(data.test) == 2 and (both(data) - wanted)[..., 2:-2, 2:-2].abs().max() <= 3
+
+
+def test_celeba_that_cannot_be_had(tmp_path, faces, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise RuntimeError("quota exceeded")
+    monkeypatch.setattr("torchvision.datasets.celeba.download_file_from_google_drive", refuse)
+    text = sentence("celeba64", data_dir=str(tmp_path / "new"))
+    assert "Google Drive" in text and "quota exceeded" in text and f"into {tmp_path / 'new' / 'celeba'}," in text
+    assert "img_align_celeba and list_eval_partition.txt" in text and "mmlab.ie.cuhk.edu.hk" in text
+    (faces / "celeba" / "list_eval_partition.txt").write_text("image_id,partition\n000.jpg,0\n")
+    assert "must say of each image" in sentence("celeba64", data_dir=str(faces))
+    (faces / "celeba" / "list_eval_partition.txt").write_text("000.jpg 0\n999.jpg 2\n")
+    assert "999.jpg' cannot be read" in sentence("celeba64", data_dir=str(faces))
+
+
+@pytest.fixture
+def bedrooms(tmp_path):
+    "Rooms of 256 x 340 pixels as JPEG under keys; left and right 42 columns are black."
+    lmdb = pytest.importorskip("lmdb")
+    for part, colours in (("train", (30, 60, 90)), ("val", (120,))):
+        base = lmdb.open(str(tmp_path / f"bedroom_{part}_lmdb"), map_size=2 ** 24)
+        with base.begin(write=True) as view:
+            for k, colour in enumerate(colours):
+                image, file = np.zeros((256, 340, 3), np.uint8), io.BytesIO()
+                image[:, 42:-42] = colour
+                Image.fromarray(image).save(file, "JPEG", quality=95)
+                view.put(f"{part}{k}".encode(), file.getvalue())
+        base.close()
+    return tmp_path
+
+
+@pytest.mark.parametrize("large", [0, 10 ** 7])
+def test_bedrooms(bedrooms, monkeypatch, large):
+    monkeypatch.setattr(D, "LARGE", large)
+    monkeypatch.chdir(bedrooms)
+    before = set(bedrooms.iterdir())
+    for _ in range(2):
+        data = load("lsun_bedroom256", data_dir=str(bedrooms), progress=False)
+        assert data.shape == (3, 256, 256) and len(data.train) == 3 and len(data.test) == 1
+        wanted = torch.tensor([30.0, 60, 90, 120])[:, None, None, None]
+        assert (both(data) - wanted)[..., 4:-4].abs().max() <= 3
+    assert len(set(bedrooms.iterdir()) - before) == (large == 0)
+
+
+def test_bedrooms_that_cannot_be_had(bedrooms, monkeypatch):
+    text = sentence("lsun_bedroom256", data_dir=str(bedrooms / "none"))
+    assert "bedroom_train_lmdb.zip" in text and "yf.io" in text and f"unpack it in '{bedrooms / 'none'}'" in text
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "lmdb", None)
+        assert "pip install lmdb" in sentence("lsun_bedroom256", data_dir=str(bedrooms))
+    (bedrooms / "bedroom_val_lmdb" / "data.mdb").write_bytes(b"no data base" * 1000)
+    assert "unpack bedroom_val_lmdb.zip again" in sentence("lsun_bedroom256", data_dir=str(bedrooms))
