@@ -6,7 +6,7 @@
 __all__ = ['initialise', 'conv', 'group_norm', 'Embedding', 'LevelEmbedding', 'PositionalEmbedding', 'FourierEmbedding',
            'LabelEmbedding', 'Resample', 'Halve', 'Double', 'PyramidConv', 'SelfAttention', 'ResidualConv']
 
-# %% ../nbs/07a_blocks.ipynb #07a-49
+# %% ../nbs/07a_blocks.ipynb #07a-02
 import math
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .checks import require
 
-# %% ../nbs/07a_blocks.ipynb #07a-52
+# %% ../nbs/07a_blocks.ipynb #07a-05
 def initialise(
     layer: nn.Module,     # linear or convolution
     scale: float = 1.0,   # of the variance
@@ -29,21 +29,20 @@ def conv(inputs: int, outputs: int, size: int = 3, scale: float = 1.0) -> nn.Con
     "A convolution that keeps height and width."
     return initialise(nn.Conv2d(inputs, outputs, size, padding=size // 2), scale)
 
-# %% ../nbs/07a_blocks.ipynb #07a-56
+# %% ../nbs/07a_blocks.ipynb #07a-09
 def group_norm(channels: int) -> nn.GroupNorm:
     "At most 32 groups of at least four channels, eps 1e-6."
     groups = next(g for g in range(max(1, min(channels // 4, 32)), 0, -1) if channels % g == 0)
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
-# %% ../nbs/07a_blocks.ipynb #07a-60
+# %% ../nbs/07a_blocks.ipynb #07a-13
 class Embedding(nn.Module):
     "A code of the levels: `features`, then two linear layers; (b, 2) -> (b, width)."
 
     def __init__(self, frequencies: Tensor, features: int, width: int):
         super().__init__()
         self.register_buffer("frequencies", frequencies)
-        first, second = initialise(nn.Linear(features, width)), initialise(nn.Linear(width, width))
-        self.layers = nn.Sequential(first, nn.SiLU(), second, nn.SiLU())
+        self.layers = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
 
     def features(self, levels: Tensor) -> Tensor:
         "Waves of the levels, in the precision of the frequencies."
@@ -68,7 +67,7 @@ class LevelEmbedding(Embedding):
         angle = (levels.to(self.frequencies)[..., None] * self.frequencies).flatten(1)
         return torch.cat([angle.cos(), angle.sin()], 1)
 
-# %% ../nbs/07a_blocks.ipynb #07a-66
+# %% ../nbs/07a_blocks.ipynb #07a-19
 class PositionalEmbedding(Embedding):
     "Waves of the height z itself, as in DDPM++."
 
@@ -100,7 +99,7 @@ class FourierEmbedding(Embedding):
         angle = levels[:, 1:].to(self.frequencies) * self.frequencies * (2 * math.pi)
         return torch.cat([angle.sin(), angle.cos()], 1)
 
-# %% ../nbs/07a_blocks.ipynb #07a-72
+# %% ../nbs/07a_blocks.ipynb #07a-25
 class LabelEmbedding(nn.Module):
     "Adds to each code the row of its class; -1, or no label at all, is the class of those without one."
 
@@ -125,7 +124,7 @@ class LabelEmbedding(nn.Module):
         label = torch.full((len(code),), -1, device=code.device) if label is None else label
         return code + self.table(label + 1)
 
-# %% ../nbs/07a_blocks.ipynb #07a-74
+# %% ../nbs/07a_blocks.ipynb #07a-27
 def _fir_kernel() -> Tensor:
     "The filter (1, 3, 3, 1) / 8 along both sides: (1, 1, 4, 4)."
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
@@ -156,7 +155,7 @@ class Double(Resample):
             return F.interpolate(x, scale_factor=2.0)
         return 4 * F.conv_transpose2d(x, **self.each(x), stride=2, padding=1)
 
-# %% ../nbs/07a_blocks.ipynb #07a-80
+# %% ../nbs/07a_blocks.ipynb #07a-33
 class PyramidConv(Resample):
     "Smooth, then a 3 x 3 convolution at every second pixel: (b, inputs, h, w) -> (b, outputs, h / 2, w / 2)."
 
@@ -167,7 +166,7 @@ class PyramidConv(Resample):
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.conv2d(x, **self.each(x), padding=2))
 
-# %% ../nbs/07a_blocks.ipynb #07a-84
+# %% ../nbs/07a_blocks.ipynb #07a-37
 class SelfAttention(nn.Module):
     "Every pixel reads from every pixel, one head: (b, channels, height, width) -> the same shape."
 

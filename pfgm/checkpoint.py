@@ -131,7 +131,7 @@ def read_json_lines(
             break
     return entries
 
-# %% ../nbs/10_checkpoint.ipynb #10-22
+# %% ../nbs/10_checkpoint.ipynb #10-41
 def cut_json_lines(
     path: Path,  # a .jsonl file whose entries have a step
     step: int,   # the last that counts
@@ -141,7 +141,7 @@ def cut_json_lines(
     with atomic_write(path) as new:
         new.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
 
-# %% ../nbs/10_checkpoint.ipynb #10-30
+# %% ../nbs/10_checkpoint.ipynb #10-22
 _PARTS = {  # ours -> theirs
     ResidualConv: {"norm1": ["GroupNorm_0"], "inner": ["Conv_0"], "shift": ["Dense_0"], "norm2": ["GroupNorm_1"],
                    "outer": ["Conv_1"], "skip": ["Conv_2"]},
@@ -182,7 +182,7 @@ def _official_names(network: UNet) -> dict:
                                    for part in theirs]
     return names
 
-# %% ../nbs/10_checkpoint.ipynb #10-34
+# %% ../nbs/10_checkpoint.ipynb #10-26
 class _Unread:
     "Stands for the NumPy numbers in the optimiser's part, which is not used."
 

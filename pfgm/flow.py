@@ -225,7 +225,7 @@ class FieldFlow(LearnedFlow):
             away = torch.where(z < self.z_exp, ((rho ** 2 + z ** 2).sqrt() + self.gamma) / root, away)
         return x - per_sample(away, x) * v_x
 
-# %% ../nbs/03_flow.ipynb #03-34
+# %% ../nbs/03_flow.ipynb #03-30
 class PaperFlow(FieldFlow):
     "A network in the paper's own conventions, as its official checkpoints need; for data in [-1, 1]."
 
@@ -251,7 +251,7 @@ class PaperFlow(FieldFlow):
         v_x, v_z = super().field(x, z)
         return -v_x, -v_z
 
-# %% ../nbs/03_flow.ipynb #03-30
+# %% ../nbs/03_flow.ipynb #03-42
 class Guided(Flow):
     "Beyond a class: classifier-free guidance (Ho and Salimans 2022)."
 

@@ -13,12 +13,9 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from .blocks import (Double, FourierEmbedding, Halve, LabelEmbedding, LevelEmbedding, PositionalEmbedding, PyramidConv,
-                         ResidualConv, conv, group_norm)
+                         ResidualConv, conv, group_norm, initialise)
 from .checks import one_of, require
 from .refinenet import RefineNet
 
@@ -121,6 +118,8 @@ class UNet(nn.Module):
         sizes = list(enumerate(width * m for m in multipliers))
         attends = [attention is not None and max(shape[1:]) // 2 ** k in attention for k, _ in sizes]
         self.embed, self.label = EMBEDDINGS[embedding](width, code), LabelEmbedding(classes, code)
+        for layer in self.embed.layers[::2]:
+            initialise(layer)
         self.stem = conv(shape[0], width)
         self.down, self.halves, self.pyramid = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         h, small, skips = width, shape[0], [width]
@@ -173,7 +172,7 @@ class UNet(nn.Module):
         out = self.head(F.silu(self.norm(h)))
         return (out[:, :-1], out[:, -1].mean((1, 2))) if self.config["field"] else out
 
-# %% ../nbs/08_networks.ipynb #08-05
+# %% ../nbs/08_networks.ipynb #08-09
 _DDPMPP = dict(shape=(3, 32, 32), width=128, multipliers=(1, 2, 2, 2), blocks=4, attention=(16,), embedding="positional",
                fir=False, pyramid=False, dropout=0.1, field=True)
 
@@ -242,6 +241,9 @@ def count_multiply_adds(
     shape: tuple = (),   # of a sample; (): the network's own
 ) -> int:                # multiplications, each with its addition
     "The cost of the answer to one sample."
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
     config = network.config
     with FakeTensorMode(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         build(**config)(torch.zeros(1, *(shape or config["shape"])), torch.zeros(1, config.get("levels", 2)))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['InstanceNormPlus', 'Residual', 'ChainedPooling', 'Refine', 'RefineNet']
 
-# %% ../nbs/07b_refinenet.ipynb #07b-23
+# %% ../nbs/07b_refinenet.ipynb #07b-02
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .blocks import Halve
 from .checks import require
 
-# %% ../nbs/07b_refinenet.ipynb #07b-26
+# %% ../nbs/07b_refinenet.ipynb #07b-05
 class InstanceNormPlus(nn.Module):
     "Instance norm that gives the pattern of the channels' means back (Song and Ermon 2019, appendix A)."
 
@@ -28,7 +28,7 @@ class InstanceNormPlus(nn.Module):
         normal = F.instance_norm(h) + (self.pattern * means)[:, :, None, None]
         return self.gain[:, None, None] * normal + self.shift[:, None, None]
 
-# %% ../nbs/07b_refinenet.ipynb #07b-30
+# %% ../nbs/07b_refinenet.ipynb #07b-09
 def _conv(inputs: int, outputs: int, dilation: int = 1, bias: bool = True) -> nn.Conv2d:
     "3 x 3, keeping height and width."
     return nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation, bias=bias)
@@ -55,7 +55,7 @@ class Residual(nn.Module):
         inner = self.outer(F.elu(self.norm2(self.inner(F.elu(self.norm1(h))))))
         return self.resample(inner + self.skip(h))
 
-# %% ../nbs/07b_refinenet.ipynb #07b-32
+# %% ../nbs/07b_refinenet.ipynb #07b-11
 def _units(channels: int, count: int) -> nn.ModuleList:
     "Convolutions of `count` residual units, two each."
     return nn.ModuleList(_conv(channels, channels, bias=False) for _ in range(2 * count))
@@ -100,7 +100,7 @@ class Refine(nn.Module):
             parts = [F.interpolate(layer(h), size, mode="bilinear", align_corners=True) for layer, h in zip(self.fuse, parts)]
         return _apply_units(self.units, self.pool(sum(parts)))
 
-# %% ../nbs/07b_refinenet.ipynb #07b-36
+# %% ../nbs/07b_refinenet.ipynb #07b-15
 class RefineNet(nn.Module):
     "The network of NCSNv2 for images of CIFAR-10's size, with a field output."
 
