@@ -131,7 +131,7 @@ def read_json_lines(
             break
     return entries
 
-# %% ../nbs/10_checkpoint.ipynb #10-22
+# %% ../nbs/10_checkpoint.ipynb #10-41
 def cut_json_lines(
     path: Path,  # a .jsonl file whose entries have a step
     step: int,   # the last that counts

@@ -251,7 +251,7 @@ class PaperFlow(FieldFlow):
         v_x, v_z = super().field(x, z)
         return -v_x, -v_z
 
-# %% ../nbs/03_flow.ipynb #03-30
+# %% ../nbs/03_flow.ipynb #03-42
 class Guided(Flow):
     "Beyond a class: classifier-free guidance (Ho and Salimans 2022)."
 

@@ -219,6 +219,106 @@ def _left_state(config: TrainConfig, data_hash: str) -> dict:
         require(state["data"] == data_hash, f"'{folder}' holds a run on other data: choose another run_dir.")
     return state
 
+# %% ../nbs/11_training.ipynb #11-15
+def _statistics(data: Data) -> tuple:
+    "Mean of the data, and their standard deviation per number."
+    points = _some(data.train, 2 ** 28)
+    mean = sum(scaled(part).double().sum(0) for part in points.split(4096)) / len(points)
+    spread = (sum((scaled(part) - mean).square().sum() for part in points.split(4096)) / points.numel()).sqrt().item()
+    require(spread > 0, "all data points are the same: there is nothing to learn from them.")
+    return mean.float(), spread
+
+class _Training:
+    "Flow, moving average, optimiser and random numbers of one run."
+
+    def __init__(self, config: TrainConfig, data: Data):
+        torch.manual_seed(config.seed)
+        self.config, self.team, self.data_hash = config, _Team(config), _hash(data)
+        self.device, (mean, spread) = self.team.device, _statistics(data)
+        network = make_network(config, data.shape, len(data.classes) if config.conditional else 0)
+        needed = 20 * sum(p.numel() for p in network.parameters())  # weights, gradient, average, two moments of Adam
+        require(needed < _room(self.device),
+                f"training '{config.network}' takes {needed / 2 ** 30:.1f} GiB on '{self.device}' before the first image, more "
+                "than there is: choose a smaller network or width.")
+        about = () if config.objective == "paper" else (mean, *principal_axes(scaled(_some(data.train, 2 ** 26)) - mean))
+        self.flow = make_flow(config, network, spread, *about).to(self.device, memory_format=torch.channels_last)
+        self.average = AveragedModel(self.flow, multi_avg_fn=_average(0.5 ** (1 / config.half_life) if config.half_life
+                                                                     else config.ema))
+        self.optimiser = torch.optim.Adam(self.flow.parameters(), lr=config.lr, fused=True)
+        self.generator = torch.Generator(self.device).manual_seed(config.seed)
+        self.M = config.M or paper_scales(spread * math.sqrt(mean.numel()), mean.numel())["M"]
+        if self.team.rank:
+            torch.manual_seed(config.seed + self.team.rank)  # dropout is every process's own
+        _speed_up(self.flow.network, config, self.device)
+        self.loss = self.team.join(_Loss(self.flow, config))
+        self.step, self.seconds, self.elapsed = 0, 0.0, 0.0  # seconds: what the processes agreed on
+
+    @property
+    def progress(self) -> float:
+        "Share of the budget used."
+        steps, minutes = self.config.steps, self.config.minutes
+        return min(1.0, self.step / steps if steps else self.seconds / (60 * minutes))
+
+    def advance(self, charges: _Charges) -> Tensor:
+        "One step; returns its loss."
+        start, config, team = time.monotonic(), self.config, self.team
+        self.optimiser.param_groups[0]["lr"] = _rate(config, self.step, self.progress)
+        self.flow.train()
+        *points, pool = _draw(charges, config, self.flow.sigma_data, self.M, self.generator)
+        mine = [None if part is None else part[team.rank::team.count] for part in points]
+        size, total = len(mine[0]), 0.0
+        self.optimiser.zero_grad(set_to_none=True)
+        for k in range(0, size, config.micro_batch or size):
+            y, x, z, label = (None if part is None else part[k:k + (config.micro_batch or size)] for part in mine)
+            with team.apart(self.loss, k + len(y) < size):
+                loss = self.loss(x, z, y, label, pool) * (len(y) * team.count / config.batch)
+                with _tf32():
+                    loss.backward()
+            total += loss.detach()
+        nn.utils.clip_grad_norm_(self.flow.parameters(), config.clip)
+        self.optimiser.step()
+        self.average.update_parameters(self.flow)
+        self.step += 1
+        self.elapsed += time.monotonic() - start
+        return total
+
+    def agree(self, asked: bool) -> bool:
+        "Take the time, and say whether any process was asked to stop; of many, in every tenth step."
+        if self.team.count > 1 and self.step % 10:
+            return False
+        self.seconds, stop = self.team.agree([self.elapsed, float(asked)])
+        return stop > 0
+
+    def entry(self, losses: list, seconds: float) -> dict:
+        "What the log keeps of the last steps; a loss that is no number ends the run (`FloatingPointError`)."
+        loss, = self.team.agree([torch.stack(losses).mean().item()])
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} at step {self.step}: lower lr (it is {self.config.lr}).")
+        entry = dict(step=self.step, minutes=self.seconds / 60, loss=loss)
+        entry["per_second"] = round(len(losses) * self.config.batch / max(seconds, 1e-9), 1)
+        if self.device.type == "cuda":
+            entry["memory_gib"] = round(torch.cuda.max_memory_allocated(self.device) / 2 ** 30, 2)
+        return entry
+
+    def state(self) -> dict:
+        dropout = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()
+        return dict(step=self.step, seconds=self.seconds, flow=self.flow.state_dict(), average=self.average.state_dict(),
+                    optimiser=self.optimiser.state_dict(), generator=self.generator.get_state(),
+                    dropouts=self.team.gather(dropout), config=asdict(self.config), data=self.data_hash)
+
+    def restore(self, state: dict):
+        try:
+            for part in ("flow", "average", "optimiser"):
+                getattr(self, part).load_state_dict(state[part])
+            self.generator.set_state(state["generator"].cpu())
+            if self.team.rank < len(state["dropouts"]):  # with more processes than before the new ones start afresh
+                own = state["dropouts"][self.team.rank].cpu()
+                torch.cuda.set_rng_state(own, self.device) if self.device.type == "cuda" else torch.set_rng_state(own)
+            self.step, self.seconds, self.elapsed = state["step"], state["seconds"], state["seconds"]
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            raise InputError(f"the training state in '{self.config.run_dir}' does not fit this version of pfgm "
+                             f"({type(error).__name__}): choose another run_dir, or start anew with -p restart True.") from error
+
 # %% ../nbs/11_training.ipynb #11-44
 @contextmanager
 def _requests():
@@ -329,106 +429,6 @@ def _run(run: _Training, charges: _Charges, model: Model, folder: Path, progress
                     _picture(model, folder / f"samples-{run.step:07}.png")
     if stop:
         raise KeyboardInterrupt
-
-# %% ../nbs/11_training.ipynb #11-15
-def _statistics(data: Data) -> tuple:
-    "Mean of the data, and their standard deviation per number."
-    points = _some(data.train, 2 ** 28)
-    mean = sum(scaled(part).double().sum(0) for part in points.split(4096)) / len(points)
-    spread = (sum((scaled(part) - mean).square().sum() for part in points.split(4096)) / points.numel()).sqrt().item()
-    require(spread > 0, "all data points are the same: there is nothing to learn from them.")
-    return mean.float(), spread
-
-class _Training:
-    "Flow, moving average, optimiser and random numbers of one run."
-
-    def __init__(self, config: TrainConfig, data: Data):
-        torch.manual_seed(config.seed)
-        self.config, self.team, self.data_hash = config, _Team(config), _hash(data)
-        self.device, (mean, spread) = self.team.device, _statistics(data)
-        network = make_network(config, data.shape, len(data.classes) if config.conditional else 0)
-        needed = 20 * sum(p.numel() for p in network.parameters())  # weights, gradient, average, two moments of Adam
-        require(needed < _room(self.device),
-                f"training '{config.network}' takes {needed / 2 ** 30:.1f} GiB on '{self.device}' before the first image, more "
-                "than there is: choose a smaller network or width.")
-        about = () if config.objective == "paper" else (mean, *principal_axes(scaled(_some(data.train, 2 ** 26)) - mean))
-        self.flow = make_flow(config, network, spread, *about).to(self.device, memory_format=torch.channels_last)
-        self.average = AveragedModel(self.flow, multi_avg_fn=_average(0.5 ** (1 / config.half_life) if config.half_life
-                                                                     else config.ema))
-        self.optimiser = torch.optim.Adam(self.flow.parameters(), lr=config.lr, fused=True)
-        self.generator = torch.Generator(self.device).manual_seed(config.seed)
-        self.M = config.M or paper_scales(spread * math.sqrt(mean.numel()), mean.numel())["M"]
-        if self.team.rank:
-            torch.manual_seed(config.seed + self.team.rank)  # dropout is every process's own
-        _speed_up(self.flow.network, config, self.device)
-        self.loss = self.team.join(_Loss(self.flow, config))
-        self.step, self.seconds, self.elapsed = 0, 0.0, 0.0  # seconds: what the processes agreed on
-
-    @property
-    def progress(self) -> float:
-        "Share of the budget used."
-        steps, minutes = self.config.steps, self.config.minutes
-        return min(1.0, self.step / steps if steps else self.seconds / (60 * minutes))
-
-    def advance(self, charges: _Charges) -> Tensor:
-        "One step; returns its loss."
-        start, config, team = time.monotonic(), self.config, self.team
-        self.optimiser.param_groups[0]["lr"] = _rate(config, self.step, self.progress)
-        self.flow.train()
-        *points, pool = _draw(charges, config, self.flow.sigma_data, self.M, self.generator)
-        mine = [None if part is None else part[team.rank::team.count] for part in points]
-        size, total = len(mine[0]), 0.0
-        self.optimiser.zero_grad(set_to_none=True)
-        for k in range(0, size, config.micro_batch or size):
-            y, x, z, label = (None if part is None else part[k:k + (config.micro_batch or size)] for part in mine)
-            with team.apart(self.loss, k + len(y) < size):
-                loss = self.loss(x, z, y, label, pool) * (len(y) * team.count / config.batch)
-                with _tf32():
-                    loss.backward()
-            total += loss.detach()
-        nn.utils.clip_grad_norm_(self.flow.parameters(), config.clip)
-        self.optimiser.step()
-        self.average.update_parameters(self.flow)
-        self.step += 1
-        self.elapsed += time.monotonic() - start
-        return total
-
-    def agree(self, asked: bool) -> bool:
-        "Take the time, and say whether any process was asked to stop; of many, in every tenth step."
-        if self.team.count > 1 and self.step % 10:
-            return False
-        self.seconds, stop = self.team.agree([self.elapsed, float(asked)])
-        return stop > 0
-
-    def entry(self, losses: list, seconds: float) -> dict:
-        "What the log keeps of the last steps; a loss that is no number ends the run (`FloatingPointError`)."
-        loss, = self.team.agree([torch.stack(losses).mean().item()])
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss} at step {self.step}: lower lr (it is {self.config.lr}).")
-        entry = dict(step=self.step, minutes=self.seconds / 60, loss=loss)
-        entry["per_second"] = round(len(losses) * self.config.batch / max(seconds, 1e-9), 1)
-        if self.device.type == "cuda":
-            entry["memory_gib"] = round(torch.cuda.max_memory_allocated(self.device) / 2 ** 30, 2)
-        return entry
-
-    def state(self) -> dict:
-        dropout = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()
-        return dict(step=self.step, seconds=self.seconds, flow=self.flow.state_dict(), average=self.average.state_dict(),
-                    optimiser=self.optimiser.state_dict(), generator=self.generator.get_state(),
-                    dropouts=self.team.gather(dropout), config=asdict(self.config), data=self.data_hash)
-
-    def restore(self, state: dict):
-        try:
-            for part in ("flow", "average", "optimiser"):
-                getattr(self, part).load_state_dict(state[part])
-            self.generator.set_state(state["generator"].cpu())
-            if self.team.rank < len(state["dropouts"]):  # with more processes than before the new ones start afresh
-                own = state["dropouts"][self.team.rank].cpu()
-                torch.cuda.set_rng_state(own, self.device) if self.device.type == "cuda" else torch.set_rng_state(own)
-            self.step, self.seconds, self.elapsed = state["step"], state["seconds"], state["seconds"]
-        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-            raise InputError(f"the training state in '{self.config.run_dir}' does not fit this version of pfgm "
-                             f"({type(error).__name__}): choose another run_dir, or start anew with -p restart True.") from error
 
 # %% ../nbs/11_training.ipynb #11-21
 def fit(

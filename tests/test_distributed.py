@@ -1,6 +1,7 @@
 "Several processes under accelerate: the same steps as one, exact resume, and an end that can be read when one is killed."
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +14,8 @@ from pfgm.checkpoint import load_state, read_json_lines
 from pfgm.checks import InputError
 from pfgm.training import TrainConfig, launch, main, train
 
-SMALL = TrainConfig(dataset="digits", steps=20, width=32, batch=31, lr=1e-3, warmup=5, device="cpu")
+SMALL = TrainConfig(dataset="digits", steps=20, width=32, batch=31, lr=1e-3, warmup=5, schedule="constant",
+                    device="cpu")
 
 
 def difference(first, second):
@@ -42,14 +44,14 @@ def test_two_processes_make_the_steps_of_one(two, tmp_path):
 
 def test_one_process_goes_on_with_a_run_of_two(two, tmp_path):
     config, _ = two
-    train(dataclasses.replace(config, steps=25, schedule="constant", run_dir=str(tmp_path / "whole")), progress=False)
-    launch(dataclasses.replace(config, schedule="constant", run_dir=str(tmp_path / "parts")), 2)
-    train(dataclasses.replace(config, steps=25, schedule="constant", run_dir=str(tmp_path / "parts")), progress=False)
+    shutil.copytree(config.run_dir, tmp_path / "parts")
+    for name in ("whole", "parts"):
+        train(dataclasses.replace(config, steps=25, run_dir=str(tmp_path / name)), progress=False)
     assert difference(load_state(tmp_path / "whole"), load_state(tmp_path / "parts")) <= 1e-5
 
 
 def test_going_on_is_exact_with_two_processes(tmp_path):
-    config = dataclasses.replace(SMALL, dropout=0.2, schedule="constant", run_dir=str(tmp_path / "whole"))
+    config = dataclasses.replace(SMALL, dropout=0.2, run_dir=str(tmp_path / "whole"))
     launch(config, 2)
     for steps in (12, 20):
         launch(dataclasses.replace(config, steps=steps, run_dir=str(tmp_path / "parts")), 2)
