@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['fit_heights', 'kept_heights']
 
-# %% ../nbs/06a_heights.ipynb #06a-02
+# %% ../nbs/06a_heights.ipynb #06a-21
 import json
 import math
 import zlib
@@ -18,7 +18,7 @@ from .checks import require
 from .flow import Flow
 from .ode import HEIGHTS, integrate, log_factors, starts
 
-# %% ../nbs/06a_heights.ipynb #06a-05
+# %% ../nbs/06a_heights.ipynb #06a-24
 def _follow_finely(flow: Flow, x: Tensor, z: Tensor, last: float, steps: int) -> tuple:
     "Ends of the lines, and the bend of xhat (steps - 2,) at the inner ones of evenly spaced log z."
     run = integrate(flow, x, z, log_factors(steps, last), "unipc", path=True)
@@ -37,7 +37,7 @@ def _quantiles(bend: Tensor, steps: int, last: float, power: float) -> Tensor:
     place = (k - 1 + (wanted - share[k - 1]) / (share[k] - share[k - 1])) / (len(share) - 1)
     return torch.cat([(place * math.log(last)).exp(), density.new_zeros(1)])
 
-# %% ../nbs/06a_heights.ipynb #06a-07
+# %% ../nbs/06a_heights.ipynb #06a-26
 def fit_heights(
     flow: Flow,                         # any
     prior,                              # Prior or Hemisphere: where lines start
@@ -81,7 +81,7 @@ def fit_heights(
         change = change if helped else change / 2
     return torch.cat([torch.zeros(1).double(), gaps.cumsum(0), torch.tensor([-math.inf]).double()]).exp()
 
-# %% ../nbs/06a_heights.ipynb #06a-15
+# %% ../nbs/06a_heights.ipynb #06a-34
 def kept_heights(
     file: Path,             # JSON, made if it is not there
     flow: Flow,             # that the heights are for

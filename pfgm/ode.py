@@ -100,14 +100,14 @@ def adams(
         return _towards(_mean(values, [place + f.log() for place in places], (f / g).log()), x, g / f)
 
     def rule(xhat, x: Tensor, z: Tensor, factors: Tensor) -> Tensor:
-        values, places = [], []  # the newest first
+        values, places, before = [], [], x  # the newest first
         for k, (f, g) in enumerate(zip(factors, factors[1:])):
             now, place = xhat(x, z * f), -f.log()
             if not g.all():
                 return now
             if correct and k:
-                x = step(start, factors[k - 1], f, [now, *values], [place, *places])
-            values, places, start = [now, *values][:order], [place, *places][:order], x
+                x = step(before, factors[k - 1], f, [now, *values], [place, *places])
+            values, places, before = [now, *values][:order], [place, *places][:order], x
             x = step(x, f, g, values, places)
         return x
 
@@ -291,12 +291,12 @@ def _place(flow: Flow) -> dict:
     device = tensors[0].device if tensors else torch.device("cpu")
     return dict(device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
 
-def _check_latents(latents: Latents, prior):
+def _check_latents(latents: Latents, prior, what: str = "latents"):
     x, z = latents.x, latents.z
     require(tuple(x.shape[1:]) == tuple(prior.shape) and tuple(z.shape) == (len(x),) and len(x) > 0,
-            f"latents have shapes {tuple(x.shape)} and {tuple(z.shape)}; (n, {', '.join(map(str, prior.shape))}) and (n,)"
-            " are needed.")
-    require(bool(x.isfinite().all() and z.isfinite().all()), "latents hold NaN or infinite numbers.")
+            f"{what} have shape {tuple(x.shape)} and heights {tuple(z.shape)}; this model needs"
+            f" (n, {', '.join(map(str, prior.shape))}) and (n,), n at least 1.")
+    require(bool(x.isfinite().all() and z.isfinite().all()), f"{what} hold NaN or infinite numbers.")
     require(bool((z > latents.end).all()) and latents.end >= 0,
             f"latents must lie above the height {latents.end:.3g} where their lines end, and it must not be negative.")
 
@@ -382,7 +382,7 @@ def encode(
     factors = _factors(heights, steps + 1, z_min / prior.z_max)
     x = torch.as_tensor(x).to(**_place(flow))
     low = torch.full((len(x),), z_min).to(x)
-    _check_latents(Latents(x, low), prior)
+    _check_latents(Latents(x, low), prior, "the data")
     done = []
     for k in tqdm(range(0, len(x), batch_size), desc="encoding", leave=False, disable=not progress or len(x) <= batch_size):
         some, z = x[k:k + batch_size], low[k:k + batch_size]

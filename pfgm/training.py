@@ -112,23 +112,53 @@ class Model:
 
     def draw(
         self,
-        n: int,              # how many
-        solver: str = "2m",  # one of ode.SOLVERS
-        steps: int = 16,     # heights at which the network is asked
-        seed: int = 0,       # same seed, same samples
-        **options,           # for ode.sample: batch_size, progress, path, rtol, atol
-    ) -> ode.Samples:        # x scaled to [-1, 1] as the training data are
+        n: int = None,              # how many; not needed with latents
+        solver: str = "unipc",      # one of ode.SOLVERS
+        steps: int = 16,            # heights at which the network is asked
+        seed: int = 0,              # same seed, same samples
+        temperature: float = 1.0,   # above 1: starts nearer to the horizon (ode.rescale)
+        latents: ode.Latents = None,  # starts instead of drawn ones
+        **options,                  # for ode.sample: heights, batch_size, progress, path, rtol, atol
+    ) -> ode.Samples:               # x scaled to [-1, 1] as the training data are
         "Generate, in the units the network works in, with the count of evaluations."
-        generator = torch.Generator().manual_seed(seed)
-        return ode.sample(self.flow, self.prior, n, solver, steps, self.z_min, generator, **options)
+        if latents is None:
+            latents = self.latents(n, seed)
+        if temperature != 1:
+            latents = ode.rescale(self.prior, latents, temperature)
+        return ode.sample(self.flow, self.prior, None, solver, steps, self.z_min, latents=latents, **options)
 
     def sample(
         self,
-        n: int,     # how many
-        **options,  # as for draw
-    ) -> Tensor:    # (n, ...) on the CPU, in the units, shape and layout of the data
+        n: int = None,  # how many; not needed with latents
+        **options,      # as for draw
+    ) -> Tensor:        # (n, ...) on the CPU, in the units, shape and layout of the data
         "Generate."
         return self.data.restore(self.draw(n, **options).x.float())
+
+    def latents(self, n: int, seed: int = 0) -> ode.Latents:
+        "The starts that draw and sample use for n and seed."
+        require(n is not None and n >= 1, f"n is {n}; at least 1 sample can be drawn.")
+        return ode.Latents(*ode.starts(self.prior, n, torch.Generator().manual_seed(seed)))
+
+    def encode(
+        self,
+        x,            # (n, ...) array or tensor in the units, shape and layout of the data
+        **options,    # for ode.encode: solver, steps, heights, batch_size, progress, rtol, atol
+    ) -> ode.Latents:  # sample(latents=...) takes them back
+        "Data to latents."
+        x = (torch.as_tensor(x).cpu() - self.data.centre) / self.data.scale
+        x = x[:, None] if self.data.layout == "hw" else x.movedim(-1, 1) if self.data.layout == "hwc" else x
+        return ode.encode(self.flow, x, self.prior, z_min=self.z_min, **options)
+
+    def interpolate(
+        self,
+        a: ode.Latents,   # n of them, encoded or drawn
+        b: ode.Latents,   # n others
+        count: int = 10,  # samples on every way, both ends included
+        **options,        # as for draw
+    ) -> Tensor:          # (n * count, ...) way after way, as from sample
+        "Samples on the great circles between latents."
+        return self.sample(latents=ode.interpolate(self.prior, a, b, count), **options)
 
     def save(self, folder: Path):
         "Write `network.safetensors`."
