@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import ode
+from . import likelihood, ode
 from .checkpoint import load_official, load_weights, save_weights
 from .checks import one_of, require
 from .data import Data
@@ -166,15 +166,6 @@ def make_flow(
         return FieldFlow(network, config.gamma, z_exp, sigma_data, *about)
     return DenoiserFlow(network, config.D, sigma_data, *about)
 
-class _Drawn:
-    "A prior whose draws were made before, handed out in order."
-
-    def __init__(self, x: Tensor, z: Tensor, z_max: float):
-        self.z_max, self.draws = z_max, zip(x.split(1), z.split(1))
-
-    def sample(self, n: int, generator: torch.Generator) -> tuple:
-        return next(self.draws)
-
 # %% ../nbs/10a_model.ipynb #10a-14
 class Model:
     "A trained flow, ready to sample; `save` and `load` keep it in a run folder."
@@ -194,32 +185,31 @@ class Model:
 
     def draw(
         self,
-        n: int,                 # how many
-        solver: str = "2m",     # one of ode.SOLVERS
-        steps: int = 16,        # heights at which the network is asked
-        seed: int = 0,          # same seed, same samples
-        label=None,             # a class, its name or its number, or a list of n numbers; None: any
-        guidance: float = 1.0,  # how far beyond the class; 1: the class as it is
-        **options,              # for ode.sample: batch_size, progress, path, rtol, atol
-    ) -> ode.Samples:           # x scaled to [-1, 1] as the training data are
+        n: int = None,                # how many; not needed with latents
+        solver: str = "unipc",        # one of ode.SOLVERS
+        steps: int = 16,              # heights at which the network is asked
+        seed: int = 0,                # same seed, same samples
+        label=None,                   # a class, its name or its number, or a list of n numbers; None: any
+        guidance: float = 1.0,        # how far beyond the class; 1: the class as it is
+        temperature: float = 1.0,     # above 1: starts nearer to the horizon (ode.rescale)
+        latents: ode.Latents = None,  # starts instead of drawn ones
+        **options,                    # for ode.sample: heights, batch_size, progress, path, rtol, atol
+    ) -> ode.Samples:                 # x scaled to [-1, 1] as the training data are
         "Generate, in the units the network works in, with the count of evaluations."
-        generator = torch.Generator().manual_seed(seed)
-        if label is None:
-            return ode.sample(self.flow, self.prior, n, solver, steps, self.z_min, generator, **options)
-        labels = self._labels(label, n)
-        x, z = ode.starts(self.prior, n, generator)
-        done, order = [], labels.argsort(stable=True)
-        for one in labels.unique().tolist():
-            own = labels == one
-            done.append(ode.sample(self.flow.given(one, guidance), _Drawn(x[own], z[own], self.prior.z_max), int(own.sum()),
-                                   solver, steps, self.z_min, **options))
-        back = order.argsort()
-        places, heights = (torch.cat(parts, 1)[:, back] if parts[0] is not None else None
-                           for parts in ([part.path for part in done], [part.z for part in done]))
-        return ode.Samples(torch.cat([part.x for part in done])[back], max(part.nfe for part in done), places, heights)
+        latents = self.latents(n, seed) if latents is None else latents
+        latents = latents if temperature == 1 else ode.rescale(self.prior, latents, temperature)
+        labels = self._labels(label, len(latents))
+        done = [ode.sample(flow, self.prior, None, solver, steps, self.z_min, latents=latents[labels == one], **options)
+                for one in labels.unique().tolist() for flow in [self.flow if one < 0 else self.flow.given(one, guidance)]]
+        back = labels.argsort(stable=True).argsort()
+        path, heights = (torch.cat(parts, 1)[:, back] if parts[0] is not None else None
+                         for parts in ([part.path for part in done], [part.z for part in done]))
+        return ode.Samples(torch.cat([part.x for part in done])[back], max(part.nfe for part in done), path, heights)
 
     def _labels(self, label, n: int) -> Tensor:
-        "One class per sample, or a sentence (`InputError`)."
+        "One class per sample, -1 for any, or a sentence (`InputError`)."
+        if label is None:
+            return torch.full((n,), -1)
         classes = self.data.classes if self.config.conditional else None
         require(classes, f"this model of '{self.data.name}' knows no classes: leave label out, or train with conditional=True.")
         label = classes.index(one_of("class", label, classes)) if isinstance(label, str) else label
@@ -231,11 +221,64 @@ class Model:
 
     def sample(
         self,
-        n: int,     # how many
-        **options,  # as for draw
-    ) -> Tensor:    # (n, ...) on the CPU, in the units, shape and layout of the data
+        n: int = None,  # how many; not needed with latents
+        **options,      # as for draw
+    ) -> Tensor:        # (n, ...) on the CPU, in the units, shape and layout of the data
         "Generate."
         return self.data.restore(self.draw(n, **options).x.float())
+
+    def latents(self, n: int, seed: int = 0) -> ode.Latents:
+        "The starts that draw and sample use for n and seed."
+        require(n is not None and n >= 1, f"n is {n}; at least 1 sample can be drawn.")
+        return ode.Latents(*ode.starts(self.prior, n, torch.Generator().manual_seed(seed)))
+
+    def _scaled(self, x) -> Tensor:
+        "The inverse of `data.restore`, on the device of the flow."
+        x = (torch.as_tensor(x).cpu() - self.data.centre) / self.data.scale
+        x = x[:, None] if self.data.layout == "hw" else x.movedim(-1, 1) if self.data.layout == "hwc" else x
+        return x.to(self.flow.centre.device)
+
+    def encode(
+        self,
+        x,             # (n, ...) array or tensor in the units, shape and layout of the data
+        **options,     # for ode.encode: solver, steps, heights, batch_size, progress, rtol, atol
+    ) -> ode.Latents:  # sample(latents=...) takes them back
+        "Data to latents."
+        return ode.encode(self.flow, self._scaled(x), self.prior, z_min=self.z_min, **options)
+
+    def interpolate(
+        self,
+        a: ode.Latents,   # n of them, encoded or drawn
+        b: ode.Latents,   # n others
+        count: int = 10,  # samples on every way, both ends included
+        **options,        # as for draw
+    ) -> Tensor:          # (n * count, ...) way after way, as from sample
+        "Samples on the great circles between latents."
+        return self.sample(latents=ode.interpolate(self.prior, a, b, count), **options)
+
+    def log_likelihood(
+        self,
+        x,              # (n, ...) array or tensor in the units, shape and layout of the data
+        seed: int = 0,  # of the probes, if there are any
+        **options,      # for likelihood.log_likelihood: z_min, divergence, probes, rtol, ...
+    ) -> Tensor:        # (n,) nats, of the density in the units of the data
+        "Log-density of data, seen from the smallest height of training."
+        volume = self.data.scale.double().log().expand(self.data.shape).sum().item()
+        options = dict(z_min=self.z_min, generator=torch.Generator().manual_seed(seed)) | options
+        return likelihood.log_likelihood(self.flow, self.prior, self._scaled(x), **options) - volume
+
+    def bits_per_dim(
+        self,
+        x,                      # (n, ...) array or tensor in the units, shape and layout of the data
+        bin_width: float = 1.0,  # distance of its equally spaced values
+        seed: int = 0,          # of the noise and the probes
+        **options,              # for likelihood.bits_per_dim: z_min, divergence, probes, rtol, ...
+    ) -> Tensor:                # (n,)
+        "Bits per number that this model needs for each data point."
+        scale = self.data.scale.flatten()
+        require(bool((scale == scale[0]).all()), "bits per number need numbers of one kind: use log_likelihood for a table.")
+        options = dict(z_min=self.z_min, generator=torch.Generator().manual_seed(seed)) | options
+        return likelihood.bits_per_dim(self.flow, self.prior, self._scaled(x), bin_width / scale[0].item(), **options)
 
     def save(self, folder: Path):
         "Write `network.safetensors`."

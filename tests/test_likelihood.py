@@ -168,14 +168,14 @@ def test_model():
     """Data of a known grid through a barely trained model: its own height and prior are the defaults."""
     values = torch.randint(0, 4, (200, 3), generator=seeded())
     model = fit(values, progress=False, steps=3, width=16)
-    x = model.data.test[:6]
-    nats = model.log_likelihood(x)
-    torch.testing.assert_close(nats, log_likelihood(model.flow, model.prior, x, model.z_min))
-    bits = model.bits_per_dim(x, 2 / 3, divergence="exact")
-    assert torch.equal(bits, model.bits_per_dim(x, 2 / 3, divergence="exact")) and bits.shape == (6,)
+    x = model.data.restore(model.data.test[:6])
+    nats = log_likelihood(model.flow, model.prior, model.data.test[:6], model.z_min)
+    torch.testing.assert_close(model.log_likelihood(x), nats - 3 * math.log(1.5))
+    bits = model.bits_per_dim(x, divergence="exact")
+    assert torch.equal(bits, model.bits_per_dim(x, divergence="exact")) and bits.shape == (6,)
     assert 1.5 < bits.mean() < 6
     with pytest.raises(InputError, match="bin_width"):
-        model.bits_per_dim(x, 0.5)
+        model.bits_per_dim(x, 0.7)
 
 
 class Broken(Flow):

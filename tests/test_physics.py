@@ -173,7 +173,8 @@ def test_log_field_in_the_dimension_of_large_images():
 def test_up_and_down_the_same_line():
     flow = EmpiricalFlow(randn(10, 3))
     x = randn(20, 3, seed=3)
-    up = encode(flow, x, 0.5, 30.0, "rk45", rtol=1e-9, atol=1e-9).x
+    plane = Prior((3,), 30.0)
+    up = encode(flow, x, plane, "rk45", z_min=0.5, rtol=1e-9, atol=1e-9).x
     down = follow(flow, up, torch.full((20,), 30.0, **DOUBLE), torch.tensor([1.0, 0.5 / 30]), "rk45", rtol=1e-9, atol=1e-9).x
     assert (down - x).abs().max() < 1e-5
 
