@@ -178,8 +178,8 @@ def _official_names(network: UNet) -> dict:
             for kind, short in (("weight", "W"), ("bias", "b")):
                 name = ".".join(filter(None, (module, part, kind)))
                 if name in ours:
-                    names[name] = [".".join(filter(None, ("all_modules", str(number), part, short if "NIN" in part else kind)))
-                                   for part in theirs]
+                    names[name] = [".".join(filter(None, ("all_modules", str(number), each, short if "NIN" in each else kind)))
+                                   for each in theirs]
     return names
 
 # %% ../nbs/10_checkpoint.ipynb #10-26
