@@ -1,4 +1,7 @@
-.PHONY: test gate outputs figures
+.PHONY: test gate outputs figures html
+
+HTML = html
+CHAPTERS = $(wildcard nbs/*.ipynb)
 
 test:            ## everything that CI runs before the gate
 	OMP_NUM_THREADS=1 nbdev_test --n_workers 2
@@ -8,7 +11,7 @@ gate:            ## notebooks clean, package regenerated, nothing left uncommitt
 	bash .ci/gate
 
 outputs:         ## run every reading notebook in place and keep its outputs
-	for nb in nbs/tour.ipynb nbs/[0-9]*.ipynb; do jupyter execute --inplace $$nb || exit 1; done
+	for nb in nbs/tour.ipynb nbs/[0-9]*.ipynb nbs/coverage.ipynb; do jupyter execute --inplace $$nb || exit 1; done
 	nbdev_clean
 
 figures:         ## the pictures and the table of README.md, made by the notebooks
@@ -19,3 +22,7 @@ figures:         ## the pictures and the table of README.md, made by the noteboo
 	papermill nbs/train.ipynb out.ipynb -p run_dir runs/figures-D16 -p restart True -p D 16
 	cp runs/figures-D16/summary.json results/digits-D16.json
 	python results/table.py
+
+html:            ## a reading copy of every notebook, for people without Jupyter
+	jupyter nbconvert --to html --output-dir $(HTML) $(CHAPTERS)
+	for page in $(HTML)/*.html; do sed 's/\.ipynb\(["#]\)/.html\1/g' $$page > $$page.new && mv $$page.new $$page; done

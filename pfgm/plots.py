@@ -51,6 +51,10 @@ def save_fig(
         fig.savefig(Path(folder) / f"{name}.png", dpi=150, metadata={"Software": None})
 
 # %% ../nbs/00_plots.ipynb #00-10
+def _few_colours(image: np.ndarray, dpi: float) -> tuple:
+    "Filter for a whole figure: 16 levels per channel, so that its file is small."
+    return np.round(image * 15) / 15, 0, 0
+
 def field_lines(
     ax,                          # axes to draw on
     field,                       # points (k, 2) -> vectors (k, 2)
@@ -58,8 +62,10 @@ def field_lines(
     charges: torch.Tensor = None,  # (n, 2), drawn as black dots
     density: float = 0.8,        # of lines, as in plt.streamplot
     grid: int = 81,              # points per axis at which the field is computed
+    starts: torch.Tensor = None,  # (k, 2), only the lines through these points; None: lines everywhere
+    color: str = None,           # of all lines; None: the log of the field's magnitude
 ):
-    "Draw the field lines of a planar field; colour is the log of its magnitude."
+    "Draw the field lines of a planar field; colour is the log of its magnitude, or one for all."
     u, v = np.linspace(*extent[:2], grid), np.linspace(*extent[2:], grid)
     points = torch.tensor(np.stack(np.meshgrid(u, v), -1).reshape(-1, 2))
     vectors = field(points).numpy().reshape(grid, grid, 2)
@@ -68,11 +74,13 @@ def field_lines(
     vectors[np.isnan(length)] = np.nan
     strength = np.log10(length).clip(*np.nanquantile(np.log10(length), [0.02, 0.98]))
     strength = np.nan_to_num(strength, nan=np.nanmax(strength))
-    ax.streamplot(u, v, vectors[..., 0], vectors[..., 1], color=strength, cmap="viridis_r",
-                  density=density, linewidth=0.8, arrowsize=0.8)
+    whole = {} if starts is None else dict(start_points=starts.numpy(), broken_streamlines=False)
+    ax.streamplot(u, v, vectors[..., 0], vectors[..., 1], color=strength if color is None else color, cmap="viridis_r",
+                  density=density, linewidth=0.8, arrowsize=0.8, **whole)
     if charges is not None:
         ax.plot(*charges.numpy().T, "o", color="black", markersize=4, zorder=3)
     ax.set(xlim=extent[:2], ylim=extent[2:], aspect="equal")
+    ax.figure.set_agg_filter(_few_colours)
 
 # %% ../nbs/00_plots.ipynb #00-14
 def scatter(
@@ -95,6 +103,7 @@ def trajectories(
     style = dict(color=COLORS[0], linewidth=0.7, alpha=0.7) | kwargs
     ax.plot(path[..., 0], path[..., 1], **style)
     ax.plot(path[-1, :, 0], path[-1, :, 1], "o", color=COLORS[1], markersize=2.5, zorder=3)
+    ax.figure.set_agg_filter(_few_colours)
 
 # %% ../nbs/00_plots.ipynb #00-18
 def image_grid(
