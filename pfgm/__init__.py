@@ -10,4 +10,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from pfgm.training import Model, TrainConfig, fit, train  # noqa: E402
 
-__all__ = ["Model", "TrainConfig", "fit", "train"]
+__all__ = ["Model", "TrainConfig", "explore", "fit", "train"]
+
+
+def explore(charges=None):
+    "Open the explorer of field lines and falling particles in a notebook; see pfgm.explorer."
+    from pfgm.explorer import explore
+    return explore(charges)

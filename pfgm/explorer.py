@@ -131,7 +131,7 @@ def _density(charges: Tensor, settings: Settings, half: float, grid: int = 41) -
 # %% ../nbs/13_explorer.ipynb #13-16
 def _draw_above(ax, charges: Tensor, settings: Settings, now: Fall, half: float):
     if settings.extra:
-        ax.imshow(_density(charges, settings, half).sqrt(), extent=(-half, half) * 2, origin="lower",
+        ax.imshow(_density(charges, settings, half).sqrt().numpy(), extent=(-half, half) * 2, origin="lower",
                   cmap=plt.get_cmap("Blues", 15), vmin=0, vmax=1.5, interpolation="bilinear")
     lines = _field_lines(_flow(charges, settings), settings.z, half)
     ax.add_collection(LineCollection(lines.numpy(), color="#777777", linewidth=0.7))
@@ -167,7 +167,7 @@ def picture(
     settings: Settings = Settings(),  # noqa: B008 - frozen
 ):                                    # a matplotlib figure
     "What the explorer shows, as a still picture."
-    fig, axes = new_fig(1, 2, width=8.6, aspect=0.95)
+    fig, axes = new_fig(1, 2, width=8.0, aspect=0.95)
     _draw(axes, charges.double(), settings)
     return fig
 
@@ -217,7 +217,7 @@ class Explorer:
         from ipympl.backend_nbagg import Canvas, FigureManager
         self.yours = self.charges = (FOUR if charges is None else charges).double()
         self.held, self.waiting = None, False
-        figure, self.axes = new_fig(1, 2, width=8.6, aspect=0.95)
+        figure, self.axes = new_fig(1, 2, width=8.0, aspect=0.95)
         plt.close(figure)  # it belongs to the canvas, not to pyplot
         figure.set_dpi(100)
         self.canvas = Canvas(figure)
@@ -278,6 +278,7 @@ class Explorer:
             self._place(torch.cat([self.charges[:self.held], here, self.charges[self.held + 1:]]))
 
     def _release(self, event):
+        self._move(event)
         self.held = None
 
 # %% ../nbs/13_explorer.ipynb #13-25
@@ -357,15 +358,15 @@ def _draw_walk(axes, model: Model, a: int, b: int, t: float, temperature: float,
 
 def walk_picture(
     model: Model,               # trained on images
-    a: int = 3,                 # number of the start at which the way begins
-    b: int = 8,                 # and at which it ends
+    a: int = 4,                 # number of the start at which the way begins
+    b: int = 45,                # and at which it ends
     t: float = 0.5,             # where on the way, 0 to 1
     temperature: float = 1.0,   # factor on x of every start
     seed: int = 1,              # of the sixteen draws
 ):                              # a matplotlib figure
     "What the explorer of a model shows, as a still picture."
     require(model.data.is_images, "walk_picture shows images, and this model was trained on other data.")
-    fig, axes = new_fig(1, 3, width=8.6, aspect=1.06)
+    fig, axes = new_fig(1, 3, width=8.0, aspect=1.1)
     _draw_walk(axes, model, a, b, t, temperature, seed)
     return fig
 
@@ -383,11 +384,11 @@ class ModelExplorer:
         self.figure.set_dpi(100)
         style = dict(layout=widgets.Layout(width="330px"), style=dict(description_width="85px"))
         place = widgets.IntSlider(50, 0, 100, description="way, %", **style)
-        play = widgets.Play(max=100, step=4, interval=300, show_repeat=True)
+        play = widgets.Play(value=50, max=100, step=4, interval=300, show_repeat=False, layout=style["layout"])
         widgets.jslink((play, "value"), (place, "value"))
         self.controls = dict(
-            a=widgets.IntSlider(3, 0, 99, description="from", **style),
-            b=widgets.IntSlider(8, 0, 99, description="to", **style),
+            a=widgets.IntSlider(4, 0, 99, description="from", **style),
+            b=widgets.IntSlider(45, 0, 99, description="to", **style),
             t=place, temperature=widgets.FloatLogSlider(1, min=-2, max=1, step=0.1, readout_format=".2f",
                                                            description="temperature", **style),
             seed=widgets.IntSlider(1, 1, 99, description="draws", **style), play=play)

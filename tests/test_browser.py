@@ -108,8 +108,9 @@ def run(lab, browser, request, tmp_path):
         page.wait_for_function("name => window.jupyterapp?.shell?.currentWidget?.context?.path === name", arg=f"{name}.ipynb")
         page.evaluate("""async () => {
             const panel = window.jupyterapp.shell.currentWidget
+            const late = new Promise((_, refuse) => setTimeout(() => refuse('not run after 10 minutes'), 600000))
             await panel.context.ready; await panel.sessionContext.ready
-            await window.jupyterapp.commands.execute('notebook:run-all-cells') }""")
+            await Promise.race([window.jupyterapp.commands.execute('notebook:run-all-cells'), late]) }""")
         return page
 
     yield open_and_run
@@ -177,7 +178,8 @@ def test_charges_are_dragged_added_and_removed(run):
     box = page.locator(".jupyter-matplotlib canvas").first.bounding_box()
 
     def charges() -> list:
-        page.evaluate("window.jupyterapp.commands.execute('notebook:run-cell')")
+        page.evaluate("""() => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = 1
+            return window.jupyterapp.commands.execute('notebook:run-cell') }""")
         return json.loads(text(page).splitlines()[-1])
 
     def at(charge: list) -> tuple:
