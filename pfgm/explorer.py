@@ -286,7 +286,7 @@ def _live() -> bool:
     "Whether the cell was run from a page, where widgets work."
     from IPython import get_ipython
     kernel = getattr(get_ipython(), "kernel", None)
-    return kernel is not None and kernel.get_parent()["content"].get("allow_stdin", False)
+    return kernel is not None and kernel.get_parent().get("content", {}).get("allow_stdin", False)
 
 def _show(panel, figure):
     "Show a widget, with a picture for where the notebook is only read."
