@@ -10,13 +10,15 @@ from importlib.util import find_spec
 # made a training step 2.3 s long instead of 0.03 s.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-__all__ = ["Model", "TrainConfig", "fit", "train"]
+_HOMES = {"Model": "model", "TrainConfig": "model", "fit": "training", "train": "training", "explore": "explorer",
+          "explore_model": "explorer"}
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str):
     "Names and modules on first use, so that `python -m pfgm.training` is the first to import what it runs."
-    if name in __all__:
-        return getattr(import_module("pfgm.training"), name)
+    if name in _HOMES:
+        return getattr(import_module(f"pfgm.{_HOMES[name]}"), name)
     if not name.startswith("_") and find_spec(f"pfgm.{name}"):
         return import_module(f"pfgm.{name}")
     raise AttributeError(f"module 'pfgm' has no attribute '{name}'")
