@@ -161,7 +161,8 @@ def make_flow(
     z_exp = 0.1 * config.gamma * sigma_data if config.z_exp is None else config.z_exp
     if config.objective == "paper":
         heights = dict(z_exp=5.0, z_max=0.5 * config.s_max, z_min=0.5 * config.s_min) | PAPER.get(config.network, {})
-        return PaperFlow(network, **heights | dict(gamma=config.gamma) | ({} if config.z_exp is None else dict(z_exp=config.z_exp)))
+        given = {} if config.z_exp is None else dict(z_exp=config.z_exp)
+        return PaperFlow(network, **heights | dict(gamma=config.gamma) | given)
     if config.objective == "field":
         return FieldFlow(network, config.gamma, z_exp, sigma_data, *about)
     return DenoiserFlow(network, config.D, sigma_data, *about)

@@ -47,7 +47,8 @@ class _Charges:
     def __init__(self, data: Data, config: TrainConfig, device: torch.device):
         size = data.train.numel() * data.train.element_size()
         near = (1 + config.flip) * size < _room(device) / 2
-        every = config.objective != "point" and (not config.n_charges or config.n_charges >= len(data.train) * (1 + config.flip))
+        few = 0 < config.n_charges < len(data.train) * (1 + config.flip)
+        every = config.objective != "point" and not few
         require(near or not every, f"the exact target needs all of '{data.name}' ({size / 2 ** 30:.1f} GiB) on the device "
                                    f"'{device}': use a part of the data in each step with n_charges (the paper: 4096).")
         self.device, self.mirror, self.exact = device, config.flip and not every, every
@@ -181,7 +182,8 @@ class _Team:
             torch.distributed.barrier()
 
 # %% ../nbs/11_training.ipynb #11-13
-_FREE = ("minutes", "steps", "device", "run_dir", "save_minutes", "sample_minutes", "keep", "data_dir", "micro_batch", "compile")
+_FREE = ("minutes", "steps", "device", "run_dir", "save_minutes", "sample_minutes", "keep", "data_dir", "micro_batch",
+         "compile")  # may differ when a run goes on
 
 def _some(points: Tensor, numbers: int = 2 ** 27) -> Tensor:
     "Every k-th point, so that all have no more than so many numbers."
@@ -317,7 +319,8 @@ class _Training:
             self.step, self.seconds, self.elapsed = state["step"], state["seconds"], state["seconds"]
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise InputError(f"the training state in '{self.config.run_dir}' does not fit this version of pfgm "
-                             f"({type(error).__name__}): choose another run_dir, or start anew with -p restart True.") from error
+                             f"({type(error).__name__}): choose another run_dir, or start it anew with -p restart True."
+                             ) from error
 
 # %% ../nbs/11_training.ipynb #11-44
 @contextmanager
@@ -341,8 +344,6 @@ def _requests():
 @contextmanager
 def _plainly(run: _Training):
     "Too little memory and a lost process, in one sentence each."
-    lost = f"process {run.team.rank + 1} of {run.team.count} lost another one in a step after {{}}: the run ends. Started again, " \
-           "it goes on from its last saved state."
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -351,7 +352,8 @@ def _plainly(run: _Training):
             raise InputError(f"memory on '{run.device}' is too small for {points} points at once: set micro_batch to "
                              f"{max(1, points // 2)} or less; the steps stay the same.") from error
         if run.team.count > 1 and re.search("gloo|nccl|connection|peer|process group", str(error), re.IGNORECASE):
-            raise ConnectionError(lost.format(run.step)) from error
+            raise ConnectionError(f"process {run.team.rank + 1} of {run.team.count} lost another one after step {run.step}: "
+                                  "the run ends. Started again, it goes on from its last saved state.") from error
         raise
 
 def _picture(model: Model, path: Path):
@@ -396,8 +398,9 @@ def train(
 
 def _clear(folder: Path):
     "Forget the run in a folder."
-    for path in (*folder.glob("state*.pt"), *folder.glob("samples-*.png"), folder / "log.jsonl", folder / "network.safetensors"):
-        path.unlink(missing_ok=True)
+    for pattern in ("state*.pt", "samples-*.png", "log.jsonl", "network.safetensors"):
+        for path in folder.glob(pattern):
+            path.unlink()
 
 def _run(run: _Training, charges: _Charges, model: Model, folder: Path, progress: bool):
     "Advance a run to the end of its budget."
@@ -491,16 +494,20 @@ def launch(
     "Train in several processes of this machine, started by accelerate."
     gpus = torch.cuda.device_count()
     require(config.run_dir, "several processes need a run_dir to leave the network in.")
-    require(pick_device(config.device).type != "cuda" or processes <= gpus, f"processes is {processes}, and this machine has {gpus} GPU(s).")
-    options = [f"--{'' if value is not False else 'no-'}{name}" + ("" if isinstance(value, bool) else f"={value}")
+    require(pick_device(config.device).type != "cuda" or processes <= gpus,
+            f"processes is {processes}, and this machine has {gpus} GPU(s).")
+    options = [f"--{'no-' if value is False else ''}{name}" + ("" if isinstance(value, bool) else f"={value}")
                for name, value in asdict(config).items() if value != getattr(TrainConfig, name)]
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), "--num_machines", "1",
                "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no", "--multi_gpu",
                "-m", "pfgm.training", *options, *["--restart"] * restart]
+    reason = ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
         for line in child.stdout:
             print(line, end="")
-    require(child.returncode == 0, f"the run in {processes} processes ended with status {child.returncode}; the reason is above.")
+            reason = line.strip() if re.match(r"(Input|FloatingPoint|Connection)Error: ", line) else reason
+    require(child.returncode == 0, f"the run in {processes} processes ended with status {child.returncode}: "
+                                   + (reason.split(": ", 1)[-1] or "the reason is above."))
     return Model.load(config.run_dir, config.device)
 
 if __name__ == "__main__" and sys.argv[0].endswith("training.py"):  # not in this notebook, whose name is __main__ too

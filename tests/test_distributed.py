@@ -97,7 +97,7 @@ def test_what_cannot_be_started(tmp_path, monkeypatch, capsys):
 
 
 def test_a_fault_in_two_processes_is_one_sentence(tmp_path, capfd):
-    with pytest.raises(InputError, match="ended with status 1"):
+    with pytest.raises(InputError, match="ended with status 1: unknown data set or path 'digit'; did you mean"):
         launch(dataclasses.replace(SMALL, dataset="digit", run_dir=str(tmp_path / "run")), 2)
     assert capfd.readouterr().out.count("InputError: unknown data set or path 'digit'; did you mean 'digits'?") == 1
 

@@ -83,6 +83,30 @@ def test_other_flows_and_data(tmp_path):
     assert (tmp_path / "runs" / "vectors-D16-seed3" / "summary.json").exists()
 
 
+def test_preset_and_what_wins_over_it(tmp_path):
+    """A value that is passed wins over the preset, also if it is the default; the rest is the preset's."""
+    for k in range(12):
+        folder = tmp_path / "pictures" / ("cats" if k % 2 else "dogs")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(k).integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(folder / f"{k}.png")
+    given = dict(dataset="pictures", preset="fast", conditional=True, ema=0.999, warmup=7, batch=256, width=8, steps=2,
+                 sample_steps=2, device="cpu")
+    done = papermill("train.ipynb", "out.ipynb", tmp_path, *passed(given))
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = tmp_path / "runs" / "pictures-D1-seed0-fast"
+    summary = json.loads((folder / "summary.json").read_text())
+    config = summary["config"]
+    assert (config["flip"], config["warmup"], config["batch"], config["conditional"]) == (True, 7, 256, True)
+    assert summary["preset"] == "fast" and summary["generated"]["n"] == 1400  # a small network
+
+
+def test_two_processes(tmp_path):
+    done = papermill("train.ipynb", "out.ipynb", tmp_path, *passed(QUICK | dict(processes=2, run_dir="two", device="cpu")))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "two" / "summary.json").read_text())["processes"] == 2
+    assert (tmp_path / "two" / "network.safetensors").exists() and "step 12" in (tmp_path / "out.ipynb").read_text()
+
+
 FAULTS = {
     "misspelt": (dict(datset="cifar10"), "unknown parameter 'datset'; did you mean 'dataset'?"),
     "data set": (dict(dataset="digit"), "did you mean 'digits'?"),
@@ -96,6 +120,10 @@ FAULTS = {
     "run_dir": (dict(run_dir="file/run"), "run_dir 'file/run' cannot be written"),
     "solver": (dict(solver="huen"), "unknown solver 'huen'; did you mean 'heun'?"),
     "type": (dict(minutes="long"), "minutes is 'long'"),
+    "preset": (dict(preset="papre"), "unknown preset 'papre'; did you mean 'paper'?"),
+    "preset and images": (dict(preset="paper"), "is for samples of shape (3, 32, 32), not (1, 8, 8)"),
+    "processes": (dict(processes=0), "processes is 0"),
+    "classes": (dict(dataset="two_moons", conditional=True), "conditional needs labels"),
 }
 
 
