@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Z_MAX', 'HEIGHTS', 'FOUR', 'YOURS', 'PlanarFlow', 'Settings', 'Fall', 'fall', 'picture', 'still', 'Explorer',
-           'explore', 'latents', 'between', 'decode', 'walk_picture', 'ModelExplorer', 'explore_model']
+           'explore', 'numbered', 'walk_picture', 'ModelExplorer', 'explore_model']
 
 # %% ../nbs/13_explorer.ipynb #13-02
 import asyncio
@@ -20,10 +20,11 @@ from matplotlib.collections import LineCollection
 from PIL import Image
 from torch import Tensor
 
+from . import ode
 from .checks import one_of, require
 from .data import TOYS
 from .flow import EmpiricalFlow, Flow
-from .ode import SOLVERS, integrate, log_factors
+from .ode import SOLVERS, integrate
 from .plots import COLORS, image_grid, new_fig, scatter
 from .prior import Prior
 from .training import Model, fit
@@ -306,50 +307,21 @@ def explore(
     _show(explorer.panel, explorer.canvas.figure)
 
 # %% ../nbs/13_explorer.ipynb #13-29
-def latents(
+def numbered(
     model: Model,             # trained
     seeds: list,              # one number per start
-    temperature: float = 1.0,  # factor on x
-) -> Tensor:                  # (b, N + 1) on the hemisphere: x about the centre, z sqrt(D); D = inf: (b, N)
+    temperature: float = 1.0,  # of the starts (ode.rescale)
+) -> ode.Latents:
     "Starts of field lines by number."
-    prior, D = model.prior, model.config.D
-    pairs = [prior.sample(1, torch.Generator().manual_seed(seed)) for seed in seeds]
-    x, z = (torch.cat(part) for part in zip(*pairs))
-    x = temperature * (x - prior.centre).flatten(1)
-    if D == math.inf:
-        return x
-    return prior.R * torch.nn.functional.normalize(torch.cat([x, math.sqrt(D) * z[:, None]], 1))
-
-def between(
-    a: Tensor,  # (N + 1,) a start
-    b: Tensor,  # (N + 1,) another
-    t: Tensor,  # (k,) places on the way, 0 is a and 1 is b
-) -> Tensor:    # (k, N + 1)
-    "Points of the great circle from a to b."
-    cosine = torch.nn.functional.cosine_similarity(a, b, dim=0).clamp(-1, 1)
-    angle, t = cosine.acos().clamp_min(1e-6), t[:, None]
-    return (((1 - t) * angle).sin() * a + (t * angle).sin() * b) / angle.sin()
-
-def decode(
-    model: Model,        # trained
-    u: Tensor,           # (b, N + 1) starts, as from `latents`
-    solver: str = "2m",  # one of ode.SOLVERS
-    steps: int = 16,     # heights at which the network is asked
-) -> Tensor:             # (b, *shape) scaled to [-1, 1]
-    "What the field lines from these starts lead to."
-    prior, N, D = model.prior, math.prod(model.data.shape), model.config.D
-    x = u[:, :N].view(-1, *model.data.shape) + prior.centre
-    z = torch.full_like(u[:, 0], prior.z_max) if D == math.inf else u[:, N] / math.sqrt(D)
-    x, z = (values.to(model.flow.centre) for values in (x, z))
-    return integrate(model.flow, x, z, log_factors(steps, model.z_min / prior.z_max), solver).x.cpu()
+    pairs = [model.prior.sample(1, torch.Generator().manual_seed(seed)) for seed in seeds]
+    return ode.rescale(model.prior, ode.Latents(*(torch.cat(part) for part in zip(*pairs))), temperature)
 
 # %% ../nbs/13_explorer.ipynb #13-32
 def _draw_walk(axes, model: Model, a: int, b: int, t: float, temperature: float, seed: int):
     "Draw one place on the way, nine of them, and sixteen other digits."
-    ends = latents(model, [a, b], temperature)
-    places = torch.cat([torch.tensor([t]), torch.linspace(0, 1, 9)]).double()
-    others = latents(model, range(1000 * seed, 1000 * seed + 16), temperature)
-    images = decode(model, torch.cat([between(*ends, places), others]))
+    ends, others = numbered(model, [a, b], temperature), numbered(model, range(1000 * seed, 1000 * seed + 16), temperature)
+    way = ode.interpolate(model.prior, ends[:1], ends[1:], 201)[[round(200 * t), *range(0, 201, 25)]]
+    images = model.draw(latents=ode.Latents(torch.cat([way.x, others.x]), torch.cat([way.z, others.z]))).x.float().cpu()
     titles = f"{t:.0%} of the way from {a} to {b}", "The whole way, row by row", f"Draws at temperature {temperature:.2g}"
     for ax, part, ncols, title in zip(axes, images.split([1, 9, 16]), (1, 3, 4), titles):
         _empty(ax)
