@@ -17,7 +17,7 @@ from torch.nn.functional import avg_pool1d, pad
 
 from .checks import require
 from .flow import Flow
-from .ode import HEIGHTS, integrate, log_factors, starts
+from .ode import HEIGHTS, _place, integrate, log_factors, starts
 
 # %% ../nbs/06a_heights.ipynb #06a-05
 def _follow_finely(flow: Flow, x: Tensor, z: Tensor, last: float, steps: int) -> tuple:
@@ -41,6 +41,10 @@ def _quantiles(bend: Tensor, steps: int, last: float, power: float) -> Tensor:
     return torch.cat([(place * math.log(last)).exp(), density.new_zeros(1)])
 
 # %% ../nbs/06a_heights.ipynb #06a-07
+def _from_gaps(gaps: Tensor) -> Tensor:
+    "Factors 1, ..., 0 with these differences of their logarithms."
+    return torch.cat([gaps.new_zeros(1), gaps.cumsum(0), gaps.new_full((1,), -math.inf)]).exp()
+
 def fit_heights(
     flow: Flow,                         # any
     prior,                              # Prior or Hemisphere: where lines start
@@ -54,8 +58,7 @@ def fit_heights(
     "Heights at which few evaluations bring the solver closest to the true ends of the lines."
     require(solver != "rk45", "rk45 chooses its own heights.")
     require(steps >= 2, f"steps is {steps}; with one there is nothing to choose.")
-    tensors = [*flow.parameters(), *flow.buffers()]
-    x, z = (start.to(tensors[0].device if tensors else "cpu") for start in starts(prior, n, generator))
+    x, z = (start.to(**_place(flow)) for start in starts(prior, n, generator))
     last = z_min / prior.z_max
     ends, bend = _follow_finely(flow, x, z, last, 64)
     spread = (ends - ends.mean(0)).square().mean().sqrt().clamp_min(1e-9)
@@ -77,13 +80,12 @@ def fit_heights(
             for factor in (math.exp(change), math.exp(-change)):
                 tried = gaps.clone()
                 tried[k] *= factor
-                factors = torch.cat([torch.zeros(1).double(), tried.cumsum(0), torch.tensor([-math.inf]).double()]).exp()
                 left -= 1
-                if (value := miss(factors)) < best:
+                if (value := miss(_from_gaps(tried))) < best:
                     best, gaps, helped = value, tried, True
                     break
         change = change if helped else change / 2
-    return torch.cat([torch.zeros(1).double(), gaps.cumsum(0), torch.tensor([-math.inf]).double()]).exp()
+    return _from_gaps(gaps)
 
 # %% ../nbs/06a_heights.ipynb #06a-15
 def kept_heights(
