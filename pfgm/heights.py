@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['fit_heights', 'kept_heights']
 
-# %% ../nbs/06a_heights.ipynb #06a-21
+# %% ../nbs/06a_heights.ipynb #06a-02
 import json
 import math
 import zlib
@@ -13,12 +13,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool1d, pad
 
 from .checks import require
 from .flow import Flow
-from .ode import HEIGHTS, integrate, log_factors, starts
+from .ode import HEIGHTS, _place, integrate, log_factors, starts
 
-# %% ../nbs/06a_heights.ipynb #06a-24
+# %% ../nbs/06a_heights.ipynb #06a-05
 def _follow_finely(flow: Flow, x: Tensor, z: Tensor, last: float, steps: int) -> tuple:
     "Ends of the lines, and the bend of xhat (steps - 2,) at the inner ones of evenly spaced log z."
     run = integrate(flow, x, z, log_factors(steps, last), "unipc", path=True)
@@ -28,16 +29,22 @@ def _follow_finely(flow: Flow, x: Tensor, z: Tensor, last: float, steps: int) ->
     return run.x, torch.stack(bend).cpu().double()
 
 def _quantiles(bend: Tensor, steps: int, last: float, power: float) -> Tensor:
-    "Factors whose density in log z is bend ** power plus a tenth of its mean."
-    density = bend ** power
-    density = torch.cat([density[:1], density, density[-1:]]) + 0.1 * density.mean().clamp_min(1e-9)
+    "Factors whose density in log z is bend ** power, smoothed, plus a tenth of its mean."
+    density = torch.cat([bend[:1], bend, bend[-1:]])[None] ** power
+    for _ in range(2):
+        density = avg_pool1d(pad(density, (4, 4), mode="replicate"), 9, 1)
+    density = density[0] + 0.1 * density.mean().clamp_min(1e-9)
     share = torch.cat([density.new_zeros(1), (density[1:] + density[:-1]).cumsum(0)])
     wanted = torch.linspace(0, 1, steps, dtype=torch.float64) * share[-1]
     k = torch.searchsorted(share, wanted).clamp(1, len(share) - 1)
     place = (k - 1 + (wanted - share[k - 1]) / (share[k] - share[k - 1])) / (len(share) - 1)
     return torch.cat([(place * math.log(last)).exp(), density.new_zeros(1)])
 
-# %% ../nbs/06a_heights.ipynb #06a-26
+# %% ../nbs/06a_heights.ipynb #06a-07
+def _from_gaps(gaps: Tensor) -> Tensor:
+    "Factors 1, ..., 0 with these differences of their logarithms."
+    return torch.cat([gaps.new_zeros(1), gaps.cumsum(0), gaps.new_full((1,), -math.inf)]).exp()
+
 def fit_heights(
     flow: Flow,                         # any
     prior,                              # Prior or Hemisphere: where lines start
@@ -51,20 +58,20 @@ def fit_heights(
     "Heights at which few evaluations bring the solver closest to the true ends of the lines."
     require(solver != "rk45", "rk45 chooses its own heights.")
     require(steps >= 2, f"steps is {steps}; with one there is nothing to choose.")
-    tensors = [*flow.parameters(), *flow.buffers()]
-    x, z = (start.to(tensors[0].device if tensors else "cpu") for start in starts(prior, n, generator))
+    x, z = (start.to(**_place(flow)) for start in starts(prior, n, generator))
     last = z_min / prior.z_max
     ends, bend = _follow_finely(flow, x, z, last, 64)
+    spread = (ends - ends.mean(0)).square().mean().sqrt().clamp_min(1e-9)
 
     def miss(factors: Tensor) -> float:
         run = integrate(flow, x, z, factors, solver)
-        return (run.x - ends).flatten(1).square().mean(1).sqrt().mean().item()
+        return max(1e-4, ((run.x - ends).flatten(1).square().mean(1).sqrt().mean() / spread).item())
 
     guesses = []
-    for low in (last, 5 * last, 20 * last):
-        guesses += [schedule(steps, low) for schedule in HEIGHTS.values()]
-        kept = bend[:max(4, int(len(bend) * math.log(low) / math.log(last)))]
+    for share in (1, 0.8, 0.65, 0.5, 0.35):  # of the range of log z
+        low, kept = last ** share, bend[:round(share * len(bend))]
         guesses += [_quantiles(kept, steps, low, power) for power in (1 / 3, 2 / 3)]
+        guesses += [schedule(steps, low) for schedule in HEIGHTS.values()]
     best, factors = min(((miss(guess), guess) for guess in guesses), key=lambda pair: pair[0])
     gaps, change, left = factors[:-1].log().diff(), 0.4, tries - len(guesses)
     while change > 0.04 and left > 0:
@@ -73,15 +80,14 @@ def fit_heights(
             for factor in (math.exp(change), math.exp(-change)):
                 tried = gaps.clone()
                 tried[k] *= factor
-                factors = torch.cat([torch.zeros(1).double(), tried.cumsum(0), torch.tensor([-math.inf]).double()]).exp()
                 left -= 1
-                if (value := miss(factors)) < best:
+                if (value := miss(_from_gaps(tried))) < best:
                     best, gaps, helped = value, tried, True
                     break
         change = change if helped else change / 2
-    return torch.cat([torch.zeros(1).double(), gaps.cumsum(0), torch.tensor([-math.inf]).double()]).exp()
+    return _from_gaps(gaps)
 
-# %% ../nbs/06a_heights.ipynb #06a-34
+# %% ../nbs/06a_heights.ipynb #06a-15
 def kept_heights(
     file: Path,             # JSON, made if it is not there
     flow: Flow,             # that the heights are for

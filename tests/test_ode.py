@@ -1,12 +1,15 @@
 "Solvers, latents and heights: orders, batches, inverses, and what goes wrong."
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from pfgm import ode
+from pfgm import fit, ode
 from pfgm.checks import InputError
 from pfgm.flow import DenoiserFlow, EmpiricalFlow, Flow
 from pfgm.heights import fit_heights, kept_heights
@@ -16,6 +19,7 @@ from pfgm.prior import Hemisphere, Prior, student_draw
 from pfgm.training import TrainConfig, train
 
 DOUBLE = dict(dtype=torch.float64)
+NBS = Path(__file__).parent.parent / "nbs"
 FIXED = [solver for solver in ode.SOLVERS if solver != "rk45"]
 
 
@@ -134,7 +138,6 @@ def test_latents_of_a_draw_give_the_same_samples(tmp_path):
 @pytest.mark.parametrize("shape", [(20, 6, 6), (20, 9, 9, 3)], ids=["grey", "colours last"])
 def test_model_encodes_in_the_units_and_layout_of_the_data(shape):
     images = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
-    from pfgm import fit
     model = fit(images, steps=2, width=8, network="mlp", progress=False)
     latents = model.encode(images[:4], steps=60)
     assert latents.x.shape[1:] == model.data.shape
@@ -216,3 +219,22 @@ def test_fitted_heights_help_at_few_evaluations(tmp_path):
     for name, heights in (("log", "log"), ("karras", "karras"), ("fitted", kept_heights(tmp_path / "h.json", flow, prior, 6))):
         miss[name] = (sample(flow, prior, steps=6, latents=latents, heights=heights).x - ends).square().mean(1).sqrt().mean()
     assert miss["fitted"] < 0.8 * min(miss["log"], miss["karras"])
+
+
+def test_sample_notebook_with_latents_ways_and_fitted_heights(tmp_path):
+    train(TrainConfig(dataset="two_moons", width=16, steps=6, run_dir=str(tmp_path / "run")), progress=False)
+
+    def papermill(**parameters):
+        parameters = dict(run_dir="run", steps=3) | parameters
+        words = [word for name, value in parameters.items() for word in ("-p", name, str(value))]
+        command = [sys.executable, "-m", "papermill", str(NBS / "sample.ipynb"), "out.ipynb", *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    first = papermill(n=5, heights="fitted", ways=2, save_latents="kept.npz", out="a.npy")
+    again = papermill(latents="kept.npz", heights="fitted", out="b.npy")
+    assert first.returncode == again.returncode == 0, first.stderr[-2000:] + again.stderr[-2000:]
+    assert (tmp_path / "run" / "heights.json").exists() and np.load(tmp_path / "a.npy").shape == (5, 2)
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
+    for parameters, word in ((dict(n=5, ways=3), "ways is 3; 5 latents make"), (dict(latents="no.npz"), "no file")):
+        lines = [line for line in papermill(**parameters).stderr.splitlines() if line.startswith("InputError: ")]
+        assert len(lines) == 1 and word in lines[0]

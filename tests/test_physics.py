@@ -89,7 +89,7 @@ def test_data_pushed_up_the_lines_are_uniform_on_the_hemisphere():
     flow = EmpiricalFlow(charges - charges.mean(0))
     generator = torch.Generator().manual_seed(1)
     low = student_draw(flow.charges[torch.randint(30, (1500,), generator=generator)], 1e-3, 1, generator)
-    high = encode(flow, low, 1e-3, 500.0).x
+    high = encode(flow, low, Prior((2,), 500.0)).x
     height = 500.0 / (high.square().sum(1) + 500.0 ** 2).sqrt()
     assert stats.kstest(height, "uniform").pvalue > 0.01
     assert stats.kstest(torch.atan2(high[:, 1], high[:, 0]) / (2 * math.pi) + 0.5, "uniform").pvalue > 0.01
