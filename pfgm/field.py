@@ -164,7 +164,7 @@ def posterior_mean(
 ) -> Tensor:                       # (b, *shape) xhat, dtype of x
     "Posterior mean xhat(x, z) over all charges; (x - xhat, z) is the direction of the field."
     dtype = scaled(charges[:0]).dtype
-    rows = max(1, memory // (5 * dtype.itemsize * len(charges) + 1))
+    rows = max(16, memory // (5 * dtype.itemsize * len(charges) + 1) // 16 * 16)  # whole blocks: see ode.integrate
     z = torch.as_tensor(z, dtype=dtype, device=x.device).expand(len(x))
     with full_precision(x.device):
         norms, means = _norms(charges), []
