@@ -18,7 +18,7 @@ from pfgm import model, ode, training
 from pfgm.checkpoint import load_state, read_json_lines, save_state
 from pfgm.checks import InputError
 from pfgm.data import Data, load
-from pfgm.flow import EmpiricalFlow, FieldFlow
+from pfgm.flow import EmpiricalFlow, FieldFlow, PaperFlow
 from pfgm.networks import build
 from pfgm.prior import Hemisphere, Prior
 from pfgm.training import TrainConfig, configure, fit, train
@@ -410,3 +410,14 @@ def test_bfloat16_stays_inside_the_network():
     run.average.module.ask(torch.randn(3, 2), 0.5)
     assert all(p.dtype == torch.float32 for p in run.flow.parameters())
     assert "forward" not in run.average.module.network.__dict__  # samples are drawn in single precision
+
+
+def test_an_official_checkpoint_is_a_model(monkeypatch, tmp_path):
+    """The reader of the file has tests of its own; here: which preset, which heights, and that it samples."""
+    network = build((3, 32, 32), "cifar10_ncsnpp")
+    monkeypatch.setattr(model, "load_official", lambda path: PaperFlow(network, z_max=40.0, z_min=1e-3).eval())
+    official = model.Model.load(tmp_path / "checkpoint_5.pth", device="cpu")
+    assert official.config.network == "cifar10_ncsnpp" and official.config.objective == "paper"
+    assert official.prior.z_max > 40 and official.z_min == 1e-3
+    x = official.sample(1, steps=1)
+    assert x.shape == (1, 32, 32, 3) and x.isfinite().all()
