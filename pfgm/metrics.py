@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .checkpoint import atomic_write, load_weights, save_weights
 from .checks import InputError, require
+from .field import scaled
 
 # %% ../nbs/12_metrics.ipynb #12-19
 def _moments(x: Tensor) -> tuple:
@@ -65,23 +66,19 @@ def kernel_distance(
     return (_own_pairs(a) + _own_pairs(b) - 2 * _kernel_sum(a, b) / (len(a) * len(b))).item()
 
 # %% ../nbs/12_metrics.ipynb #12-05
-def _numbers(x: Tensor) -> Tensor:
-    "Pixels stored as bytes on the scale of [-1, 1]; numbers as they are."
-    return x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x
-
 def principal_components(
     x: Tensor,        # (n, *shape) training data
     count: int = 24,  # leading components
 ):                    # function (m, *shape) -> (m, count), float64
     "Projection onto the leading principal components; above 2,048 numbers they come from 2,048 of the points."
     x = x.flatten(1)
-    x = _numbers(x[::-(-len(x) // 2048)] if x.shape[1] > 2048 else x).double().cpu()
+    x = scaled(x[::-(-len(x) // 2048)] if x.shape[1] > 2048 else x).double().cpu()
     mean = x.mean(0)
     x = x - mean
     wide = x.shape[1] > len(x)  # the smaller of covariance and Gram matrix
     axes = torch.linalg.eigh(x @ x.T if wide else x.T @ x).eigenvectors.flip(1)[:, :count]
     axes = torch.nn.functional.normalize(x.T @ axes, dim=0) if wide else axes
-    return lambda y: torch.cat([(_numbers(some.flatten(1)).double().cpu() - mean) @ axes for some in y.split(1024)])
+    return lambda y: torch.cat([(scaled(some.flatten(1)).double().cpu() - mean) @ axes for some in y.split(1024)])
 
 # %% ../nbs/12_metrics.ipynb #12-32
 def frechet_floor(
@@ -147,7 +144,7 @@ class Classifier(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         "(n, *shape) -> (n, count) on the CPU, in float64."
         device = self.head[1].weight.device
-        return torch.cat([self.body(_numbers(some.to(device))).double().cpu() for some in x.split(256)])
+        return torch.cat([self.body(scaled(some.to(device))).double().cpu() for some in x.split(256)])
 
     @torch.no_grad()
     def logits(self, features: Tensor) -> Tensor:
@@ -177,11 +174,11 @@ def train_classifier(
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(network.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, steps)
-    some = _numbers(x[:2000])
+    some = scaled(x[:2000])
     noise = 0.5 * (some - some.mean(0)).square().mean().sqrt()
     for _ in range(steps):
         batch = torch.randint(len(x), (128,), generator=generator)
-        seen = _numbers(x[batch]) + noise * torch.randn(128, *x.shape[1:], generator=generator)
+        seen = scaled(x[batch]) + noise * torch.randn(128, *x.shape[1:], generator=generator)
         loss = nn.functional.cross_entropy(network(seen.to(device)), labels[batch].to(device))
         optimiser.zero_grad()
         loss.backward()
@@ -286,7 +283,7 @@ class Inception:
         "(n, 1 or 3, h, w) -> (n, 2048) on the CPU; the images are rounded to 256 levels first, as in a file."
         require(x.ndim == 4 and x.shape[1] in (1, 3),
                 f"Inception looks at images of 1 or 3 channels, not at points of shape {tuple(x.shape[1:])}.")
-        batches = (((_numbers(some).clamp(-1, 1) + 1) * 127.5).round().byte().expand(-1, 3, -1, -1) for some in x.split(64))
+        batches = (((scaled(some).clamp(-1, 1) + 1) * 127.5).round().byte().expand(-1, 3, -1, -1) for some in x.split(64))
         return torch.cat([self.network(some.to(self.device))[0].cpu() for some in batches])
 
     def logits(self, features: Tensor) -> Tensor:
@@ -354,13 +351,13 @@ def nearest(
     "The nearest training point to each point, its distance computed from the difference so that a copy is at zero."
     x, train = x.flatten(1).to(train.device), train.flatten(1)
     found = []
-    for some in map(_numbers, x.split(512)):
+    for some in map(scaled, x.split(512)):
         least, index = torch.full((len(some),), math.inf).to(some), torch.zeros(len(some), dtype=torch.long, device=x.device)
         for start in range(0, len(train), 4096):
-            distance, nearer = torch.cdist(some, _numbers(train[start:start + 4096]).to(some)).min(1)
+            distance, nearer = torch.cdist(some, scaled(train[start:start + 4096]).to(some)).min(1)
             index = torch.where(distance < least, nearer + start, index)
             least = torch.minimum(distance, least)
-        found.append(((some - _numbers(train[index]).to(some)).norm(dim=1), index))
+        found.append(((some - scaled(train[index]).to(some)).norm(dim=1), index))
     return tuple(map(torch.cat, zip(*found)))
 
 def nearest_distance(

@@ -1,17 +1,53 @@
-"Write README's table of results from results/*.json; `make figures` calls it."
+"Write README's tables of results from results/*.json; `make figures` calls it."
 import json
 from pathlib import Path
 
 root = Path(__file__).parent.parent
-rows = ["| digits, 2 minutes on 2 cores | evaluations | Fréchet distance to training set | nearest training digit |",
-        "|---|--:|--:|--:|"]
-for name, label in (("digits", "PFGM, D = 1"), ("digits-D16", "PFGM++, D = 16")):
-    run = json.loads((root / "results" / f"{name}.json").read_text())
-    rows.append(f"| {label}: {run['generated']['n']:,} samples | {run['nfe']} | {run['generated']['frechet']:.3f} | "
-                f"{run['generated']['nearest']:.2f} |")
-rows.append(f"| real, held out: {run['real_held_out']['n']} digits | | {run['real_held_out']['frechet']:.3f} | "
-            f"{run['real_held_out']['nearest']:.2f} |")
+
+
+def load(name: str) -> dict:
+    return json.loads((root / "results" / f"{name}.json").read_text())
+
+
+def quality() -> list:
+    rows = ["| digits, 2 minutes on 2 cores | evaluations | Fréchet distance to training set | nearest training digit |",
+            "|---|--:|--:|--:|"]
+    for name, label in (("digits", "PFGM, D = 1"), ("digits-D16", "PFGM++, D = 16")):
+        run = load(name)
+        made = run["generated"]
+        rows.append(f"| {label}: {made['n']:,} samples | {run['nfe']} | {made['frechet']:.3f} | {made['nearest']:.2f} |")
+    real = run["real_held_out"]
+    return [*rows, f"| real, held out: {real['n']} digits | | {real['frechet']:.3f} | {real['nearest']:.2f} |"]
+
+
+def few_evaluations() -> list:
+    run = load("solvers")
+    counts = [seed["nfe"] for seed in run["rk45"].values()]
+    rows = ["| digits model, D = 1 | evaluations | Fréchet distance, in RK45's | rms distance from the true ends |",
+            "|---|--:|--:|--:|",
+            f"| RK45, tolerance 1e-4, as in the paper | {min(counts)}-{max(counts)} | 1 | "
+            f"{sum(sum(seed['rms']) / len(seed['rms']) for seed in run['rk45'].values()) / len(counts):.4f} |"]
+    for solver, heights, nfe in (("unipc", "fitted", 5), ("unipc", "fitted", 8), ("unipc", "fitted", 16), ("unipc", "log", 16),
+                                 ("2m", "log", 16), ("heun", "log", 15), ("euler", "log", 16)):
+        row, = (row for row in run["digits"] if (row["solver"], row["heights"], row["nfe"]) == (solver, heights, nfe))
+        rows.append(f"| {solver}, heights {heights} | {nfe} | {row['ratio']:.2f} ± {row['ratio_sd']:.3f} | {row['rms']:.4f} |")
+    return rows
+
+
+def bits() -> list:
+    run = load("bits_per_dim")
+    figures, rows = run["figures"], ["| held-out digits, 17 levels | bits per dimension |", "|---|--:|"]
+    for name, label in (("model, held out", "PFGM, D = 1, 2 minutes"), ("mixture of Gaussians", "best mixture of Gaussians"),
+                        ("one Gaussian", "one Gaussian"), ("uniform", "nothing known")):
+        error = f" ± {figures[name]['se_digits']:.3f}" if "se_digits" in figures[name] else ""
+        rows.append(f"| {label} | {figures[name]['mean']:.3f}{error} |")
+    return rows
+
+
 readme = root / "README.md"
-before, rest = readme.read_text(encoding="utf-8").split("<!-- results -->\n", 1)
-after = rest.split("<!-- end of results -->", 1)[1]
-readme.write_text(f"{before}<!-- results -->\n" + "\n".join(rows) + f"\n<!-- end of results -->{after}", encoding="utf-8")
+text = readme.read_text(encoding="utf-8")
+for name, table in (("results", quality), ("few evaluations", few_evaluations), ("bits", bits)):
+    before, rest = text.split(f"<!-- {name} -->\n", 1)
+    after = rest.split(f"<!-- end of {name} -->", 1)[1]
+    text = f"{before}<!-- {name} -->\n" + "\n".join(table()) + f"\n<!-- end of {name} -->{after}"
+readme.write_text(text, encoding="utf-8")
