@@ -5,7 +5,7 @@ CHAPTERS = $(wildcard nbs/*.ipynb)
 
 test:            ## everything that CI runs before the gate
 	OMP_NUM_THREADS=1 nbdev_test --n_workers 2
-	python -m pytest --cov=pfgm --cov-fail-under=90
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --cov=pfgm --cov-fail-under=90
 
 gate:            ## notebooks clean, package regenerated, nothing left uncommitted
 	bash .ci/gate
