@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'PRESETS', 'PAPER_OTHERS', 'FAST_ON_CUDA', 'TrainConfig', 'pick_device', 'configure', 'make_network',
-           'make_flow', 'Model']
+           'make_process', 'make_flow', 'Model']
 
 # %% ../nbs/10a_model.ipynb #10a-02
 import math
@@ -18,12 +18,14 @@ from . import likelihood, ode
 from .checkpoint import load_official, load_weights, save_weights
 from .checks import one_of, require
 from .data import Data
+from .diffusion import PROCESSES, NoiseFlow, Process
 from .flow import DenoiserFlow, FieldFlow, Flow, PaperFlow
 from .networks import PAPER, PRESETS as NETWORKS, build
 from .prior import Hemisphere, Prior
 
 # %% ../nbs/10a_model.ipynb #10a-05
-CHOICES = dict(objective=("mean", "point", "field", "paper"), draw=("kernel", "paper"), loss=("mean", "sum"),
+CHOICES = dict(objective=("mean", "point", "field", "paper", *PROCESSES),
+               draw=("kernel", "paper", "lognormal"), loss=("mean", "sum"),
                schedule=("cosine", "constant"), precision=("auto", "bfloat16", "float32"),
                compile=("off", "default", "reduce-overhead"))
 
@@ -37,8 +39,9 @@ class TrainConfig:
     flip: bool = False          # images: their mirror images belong to the data
     conditional: bool = False   # learn every class of labelled data, and all of them together
     D: float = 1                # extra dimensions: 1 is PFGM, inf is diffusion
-    objective: str = "mean"     # mean: exact posterior mean; point: one data point; field: the paper's; paper: to the letter
-    draw: str = "kernel"        # of training points; kernel: as the theory asks; paper: as the paper does
+    objective: str = "mean"     # mean: exact posterior mean; point: one data point; field: the paper's; paper: to the letter;
+                                # ve, vp, subvp: the noise of diffusions, with their own draw
+    draw: str = "kernel"        # of training points; kernel: as the theory asks; paper: as the paper does; lognormal: EDM's
     n_charges: int = 0          # data points in the target's sum; 0: all
     gamma: float = 5.0          # of the paper's target, objective="field"
     z_exp: float = None         # below this height |v_x| gives the distance; None: 0.1 gamma, in standard deviations
@@ -81,10 +84,12 @@ class TrainConfig:
         require(self.D >= 1, f"D is {self.D}; it must be 1 (PFGM) or more, up to inf (diffusion).")
         for name, value in (("objective", "field"), ("objective", "paper"), ("draw", "paper")):
             require(getattr(self, name) != value or self.D == 1, f"{name} '{value}' is the paper's and needs D = 1.")
+        require(self.objective not in PROCESSES or self.D == math.inf and self.draw == "kernel",
+                f"objective '{self.objective}' is a diffusion with its own draw and needs D = inf; leave draw out.")
         require(self.loss != "sum" or self.objective in ("field", "paper"),
                 "loss 'sum' is the paper's and needs objective 'field' or 'paper'.")
         require(self.draw != "paper" or self.objective != "point",
-                "objective 'point' needs draw 'kernel': one data point at a time says nothing under the paper's draw.")
+                "objective 'point' needs draw 'kernel' or 'lognormal': one data point says nothing under the paper's.")
         for name in ("batch", "lr", "clip", "minutes", "s_min", "save_minutes", "keep"):
             require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it must be above 0.")
         for name in ("steps", "warmup", "n_charges", "gamma", "seed", "micro_batch", "half_life", "sample_minutes", "M"):
@@ -94,6 +99,11 @@ class TrainConfig:
         require(self.width is None or self.width > 0, f"width is {self.width}; it must be above 0.")
         require(self.s_min < self.s_max < math.inf, f"s_min {self.s_min} must be below s_max {self.s_max}.")
         pick_device(self.device)
+
+    @property
+    def one_point(self) -> bool:
+        "Whether the target is one data point, not a mean over many."
+        return self.objective == "point" or self.objective in PROCESSES
 
 def pick_device(
     name: str,        # auto, cpu, cuda, cuda:1, mps
@@ -151,6 +161,13 @@ def make_network(
         options["embedding"] = "levels"
     return build(shape, config.network, config.width, **options)
 
+def make_process(
+    config: TrainConfig,  # its objective is one of PROCESSES
+    sigma_data: float,    # standard deviation of the data
+) -> Process:
+    "The diffusion of a configuration; s_min and s_max are the ends of ve alone."
+    return Process(config.objective, config.s_min * sigma_data, config.s_max * sigma_data)
+
 def make_flow(
     config: TrainConfig,       # says which
     network,                   # untrained or trained
@@ -165,6 +182,8 @@ def make_flow(
         return PaperFlow(network, **heights | dict(gamma=config.gamma) | given)
     if config.objective == "field":
         return FieldFlow(network, config.gamma, z_exp, sigma_data, *about)
+    if config.objective in PROCESSES:
+        return NoiseFlow(network, make_process(config, sigma_data), sigma_data, *about)
     return DenoiserFlow(network, config.D, sigma_data, *about)
 
 # %% ../nbs/10a_model.ipynb #10a-14
@@ -178,8 +197,9 @@ class Model:
         config: TrainConfig,  # how it was trained
     ):
         self.flow, self.data, self.config = flow, data, config
-        paper, spread, N = isinstance(flow, PaperFlow), flow.sigma_data, math.prod(data.shape)
-        z_max, self.z_min = (flow.z_max, flow.z_min) if paper else (config.s_max * spread, config.s_min * spread)
+        spread, N = flow.sigma_data, math.prod(data.shape)
+        own = flow.process if isinstance(flow, NoiseFlow) else flow if isinstance(flow, PaperFlow) else None
+        z_max, self.z_min = (own.z_max, own.z_min) if own else (config.s_max * spread, config.s_min * spread)
         centre = flow.centre.cpu()
         self.prior = (Prior(data.shape, z_max, config.D, centre) if config.D == math.inf
                       else Hemisphere(data.shape, z_max * math.sqrt(N + config.D), config.D, centre))

@@ -28,9 +28,10 @@ from tqdm.auto import tqdm
 from .checkpoint import append_json, cut_json_lines, load_state, save_state
 from .checks import InputError, one_of, require
 from .data import Data, from_array, load
+from .diffusion import PROCESSES, lognormal_draw
 from .field import per_sample, posterior_mean, scaled
 from .flow import Flow, principal_axes
-from .model import PRESETS, Model, TrainConfig, configure, make_flow, make_network, pick_device
+from .model import PRESETS, Model, TrainConfig, configure, make_flow, make_network, make_process, pick_device
 from .objective import denoiser_loss, field_loss
 from .perturbation import kernel_draw, paper_draw, paper_scales
 
@@ -48,7 +49,7 @@ class _Charges:
         size = data.train.numel() * data.train.element_size()
         near = (1 + config.flip) * size < _room(device) / 2
         few = 0 < config.n_charges < len(data.train) * (1 + config.flip)
-        every = config.objective != "point" and not few
+        every = not config.one_point and not few
         require(near or not every, f"the exact target needs all of '{data.name}' ({size / 2 ** 30:.1f} GiB) on the device "
                                    f"'{device}': use a part of the data in each step with n_charges (the paper: 4096).")
         self.device, self.mirror, self.exact = device, config.flip and not every, every
@@ -72,7 +73,7 @@ class _Charges:
 def _draw(charges: _Charges, config: TrainConfig, scale: float, M: int, generator: torch.Generator) -> tuple:
     "All that is random in one step: y, x, z, labels of the points, and the charges of their target with their labels."
     index, pool = None, (charges.points, charges.labels)
-    if config.objective != "point" and not charges.exact:  # the paper's large batch, the perturbed points among it
+    if not config.one_point and not charges.exact:  # the paper's large batch, the perturbed points among it
         order = torch.randperm(len(charges), generator=generator, device=charges.device)
         index, pool = order[:config.batch], charges.take(order[:max(config.n_charges, config.batch)])
     if index is None or len(index) < config.batch:
@@ -80,6 +81,10 @@ def _draw(charges: _Charges, config: TrainConfig, scale: float, M: int, generato
     y, label = charges.take(index)
     if config.draw == "paper":
         x, z = paper_draw(y, M=M, generator=generator)
+    elif config.objective in PROCESSES:
+        x, z = make_process(config, scale).draw(y, generator)
+    elif config.draw == "lognormal":
+        x, z = lognormal_draw(y, scale, config.D, generator)
     else:
         x, z, _ = kernel_draw(y, config.s_min * scale, config.s_max * scale, config.D, generator)
     if label is not None:  # one point in ten stands for all classes
@@ -96,10 +101,10 @@ class _Loss(nn.Module):
 
     def forward(self, x: Tensor, z: Tensor, y: Tensor, label: Tensor, pool: tuple) -> Tensor:
         config, charges, classes = self.config, *pool
-        target = y if config.objective == "point" else posterior_mean(x, z, charges, config.D, labels=label,
+        target = y if config.one_point else posterior_mean(x, z, charges, config.D, labels=label,
                                                                       charge_labels=classes)
         flow = self.flow.given(label)
-        if config.objective in ("mean", "point"):
+        if config.objective not in ("field", "paper"):
             return denoiser_loss(flow, x, z, target)
         half_sum = (x[0].numel() + 1) / 2 if config.loss == "sum" else 1
         return half_sum * field_loss(flow, x, z, target)
