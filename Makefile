@@ -1,4 +1,4 @@
-.PHONY: test gate outputs figures html
+.PHONY: test gate outputs figures experiments html
 
 HTML = html
 CHAPTERS = $(wildcard nbs/*.ipynb)
@@ -21,6 +21,11 @@ figures:         ## the pictures and the table of README.md, made by the noteboo
 	cp runs/figures/summary.json results/digits.json
 	papermill nbs/train.ipynb out.ipynb -p run_dir runs/figures-D16 -p restart True -p D 16
 	cp runs/figures-D16/summary.json results/digits-D16.json
+	python results/table.py
+
+experiments:     ## every claim at the scale of a CPU, about an hour; stopped and typed again, it goes on
+	mkdir -p runs/experiments
+	for nb in nbs/experiments/[0-9]*.ipynb; do OMP_NUM_THREADS=1 papermill $$nb runs/experiments/$$(basename $$nb) || exit 1; done
 	python results/table.py
 
 html:            ## a reading copy of every notebook, for people without Jupyter

@@ -44,10 +44,30 @@ def bits() -> list:
     return rows
 
 
-readme = root / "README.md"
-text = readme.read_text(encoding="utf-8")
-for name, table in (("results", quality), ("few evaluations", few_evaluations), ("bits", bits)):
-    before, rest = text.split(f"<!-- {name} -->\n", 1)
-    after = rest.split(f"<!-- end of {name} -->", 1)[1]
-    text = f"{before}<!-- {name} -->\n" + "\n".join(table()) + f"\n<!-- end of {name} -->{after}"
-readme.write_text(text, encoding="utf-8")
+def claims() -> list:
+    rows = ["| experiment | part of the claim | in our run |", "|---|---|---|"]
+    for path in sorted((root / "nbs" / "experiments").glob("[0-9]*.ipynb")):
+        record = root / "results" / f"{path.stem}.json"
+        title = json.loads(path.read_text())["cells"][0]["source"][0].strip("# \n")
+        held = json.loads(record.read_text())["held"] if record.exists() else {"not run yet": None}
+        for k, (part, value) in enumerate(held.items()):
+            name = f"[{path.stem[:2]} {title}](nbs/experiments/{path.name})" if not k else ""
+            rows.append(f"| {name} | {part} | {'' if value is None else 'held' if value else '**did not hold**'} |")
+    return rows
+
+
+TABLES = {"results": quality, "few evaluations": few_evaluations, "bits": bits, "claims": claims}
+
+
+def render(text: str) -> str:
+    "The README with every table written anew."
+    for name, table in TABLES.items():
+        before, rest = text.split(f"<!-- {name} -->\n", 1)
+        after = rest.split(f"<!-- end of {name} -->", 1)[1]
+        text = f"{before}<!-- {name} -->\n" + "\n".join(table()) + f"\n<!-- end of {name} -->{after}"
+    return text
+
+
+if __name__ == "__main__":
+    readme = root / "README.md"
+    readme.write_text(render(readme.read_text(encoding="utf-8")), encoding="utf-8")
