@@ -460,7 +460,8 @@ def _options(arguments: list) -> dict:
     import inspect
     parser = argparse.ArgumentParser("accelerate launch -m pfgm.training", allow_abbrev=False,
                                      argument_default=argparse.SUPPRESS, description=train.__doc__)
-    meaning = dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(TrainConfig), re.MULTILINE))
+    source = re.sub(r"\n +# ", " ", inspect.getsource(TrainConfig))  # a comment may go on in the next line
+    meaning = dict(re.findall(r"^    (\w+): .*?  # (.*)$", source, re.MULTILINE))
     for field in fields(TrainConfig):
         kind = (dict(action=argparse.BooleanOptionalAction) if field.type is bool
                 else dict(type=field.type, metavar=field.type.__name__))
