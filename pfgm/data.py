@@ -95,6 +95,16 @@ class Data:
         x = scaled(x.detach().cpu()).to(self.centre.dtype) * self.scale + self.centre
         return x[:, 0] if self.layout == "hw" else x.movedim(1, -1) if self.layout == "hwc" else x
 
+    def as_charges(
+        self,
+        x,          # (n, ...) array or tensor in the units, shape and layout of the original data
+    ) -> Tensor:    # (n, *shape) scaled, on the CPU
+        "The inverse of `restore`."
+        x, own = torch.as_tensor(x).cpu(), tuple(self.restore(self.train[:1]).shape[1:])
+        require(tuple(x.shape[1:]) == own, f"points of '{self.name}' have shape {own}, not {tuple(x.shape[1:])}.")
+        x = x[:, None] if self.layout == "hw" else x.movedim(-1, 1) if self.layout == "hwc" else x
+        return (x - self.centre) / self.scale
+
     def __repr__(self):
         kinds = f", {len(self.classes)} classes" if self.classes else ""
         return f"Data('{self.name}', shape {self.shape}, {len(self.train)} train + {len(self.test)} held out{kinds})"

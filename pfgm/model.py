@@ -253,11 +253,9 @@ class Model:
         require(n is not None and n >= 1, f"n is {n}; at least 1 sample can be drawn.")
         return ode.Latents(*ode.starts(self.prior, n, torch.Generator().manual_seed(seed)))
 
-    def _scaled(self, x) -> Tensor:
-        "The inverse of `data.restore`, on the device of the flow."
-        x = (torch.as_tensor(x).cpu() - self.data.centre) / self.data.scale
-        x = x[:, None] if self.data.layout == "hw" else x.movedim(-1, 1) if self.data.layout == "hwc" else x
-        return x.to(self.flow.centre.device)
+    def _charges(self, x) -> Tensor:
+        "Original data scaled, on the device of the flow."
+        return self.data.as_charges(x).to(self.flow.centre.device)
 
     def encode(
         self,
@@ -265,7 +263,7 @@ class Model:
         **options,     # for ode.encode: solver, steps, heights, batch_size, progress, rtol, atol
     ) -> ode.Latents:  # sample(latents=...) takes them back
         "Data to latents."
-        return ode.encode(self.flow, self._scaled(x), self.prior, z_min=self.z_min, **options)
+        return ode.encode(self.flow, self._charges(x), self.prior, z_min=self.z_min, **options)
 
     def interpolate(
         self,
@@ -286,7 +284,7 @@ class Model:
         "Log-density of data, seen from the smallest height of training."
         volume = self.data.scale.double().log().expand(self.data.shape).sum().item()
         options = dict(z_min=self.z_min, generator=torch.Generator().manual_seed(seed)) | options
-        return likelihood.log_likelihood(self.flow, self.prior, self._scaled(x), **options) - volume
+        return likelihood.log_likelihood(self.flow, self.prior, self._charges(x), **options) - volume
 
     def bits_per_dim(
         self,
@@ -299,7 +297,7 @@ class Model:
         scale = self.data.scale.flatten()
         require(bool((scale == scale[0]).all()), "bits per number need numbers of one kind: use log_likelihood for a table.")
         options = dict(z_min=self.z_min, generator=torch.Generator().manual_seed(seed)) | options
-        return likelihood.bits_per_dim(self.flow, self.prior, self._scaled(x), bin_width / scale[0].item(), **options)
+        return likelihood.bits_per_dim(self.flow, self.prior, self._charges(x), bin_width / scale[0].item(), **options)
 
     def save(self, folder: Path):
         "Write `network.safetensors`."

@@ -363,10 +363,10 @@ def _plainly(run: _Training):
 
 def _picture(model: Model, path: Path):
     "64 samples as a picture."
-    from pfgm.plots import image_grid, new_fig, plt, scatter
+    from pfgm.plots import new_fig, plt, show_samples
     x = model.draw(64).x.float().cpu()
     fig, ax = new_fig(width=6, aspect=1)
-    image_grid(ax, x) if model.data.is_images else scatter(ax, torch.cat([x.flatten(1)] * 2, 1)[:, :2])
+    show_samples(ax, x, model.data.is_images)
     fig.savefig(path, dpi=100)
     plt.close(fig)
 
@@ -460,7 +460,8 @@ def _options(arguments: list) -> dict:
     import inspect
     parser = argparse.ArgumentParser("accelerate launch -m pfgm.training", allow_abbrev=False,
                                      argument_default=argparse.SUPPRESS, description=train.__doc__)
-    meaning = dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(TrainConfig), re.MULTILINE))
+    source = re.sub(r"\n +# ", " ", inspect.getsource(TrainConfig))  # a comment may go on in the next line
+    meaning = dict(re.findall(r"^    (\w+): .*?  # (.*)$", source, re.MULTILINE))
     for field in fields(TrainConfig):
         kind = (dict(action=argparse.BooleanOptionalAction) if field.type is bool
                 else dict(type=field.type, metavar=field.type.__name__))

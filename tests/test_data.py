@@ -212,6 +212,8 @@ def test_no_more_is_held_out_than_needed():
 def test_restore_wants_its_own_shape():
     with pytest.raises(InputError, match="restore needs points of shape"):
         load("digits").restore(torch.zeros(2, 8, 8))
+    with pytest.raises(InputError, match=r"have shape \(2,\), not \(3,\)"):
+        load("rings").as_charges(np.zeros((4, 3)))
 
 
 # Array files
