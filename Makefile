@@ -1,7 +1,8 @@
-.PHONY: test gate outputs figures experiments html
-
 HTML = html
 CHAPTERS = $(wildcard nbs/*.ipynb)
+EXPERIMENTS = $(basename $(notdir $(wildcard nbs/experiments/[0-9]*.ipynb)))
+
+.PHONY: test gate outputs figures experiments html $(EXPERIMENTS)
 
 test:            ## everything that CI runs before the gate
 	OMP_NUM_THREADS=1 nbdev_test --n_workers 2
@@ -23,10 +24,14 @@ figures:         ## the pictures and the table of README.md, made by the noteboo
 	cp runs/figures-D16/summary.json results/digits-D16.json
 	python results/table.py
 
-experiments:     ## every claim at the scale of a CPU, about an hour; stopped and typed again, it goes on
-	mkdir -p runs/experiments
-	for nb in nbs/experiments/[0-9]*.ipynb; do OMP_NUM_THREADS=1 papermill $$nb runs/experiments/$$(basename $$nb) || exit 1; done
+experiments: $(EXPERIMENTS)  ## every claim at the scale of a CPU; stopped and typed again, it goes on. One: make 09_dimension
 	python results/table.py
+
+04_solvers 07_large_batch: PARAMETERS = $(if $(CIFAR_DIR),-p cifar_dir $(CIFAR_DIR))  # these look at real photographs, too
+
+$(EXPERIMENTS): %: nbs/experiments/%.ipynb
+	mkdir -p runs/experiments
+	OMP_NUM_THREADS=1 papermill $< runs/experiments/$@.ipynb $(PARAMETERS)
 
 html:            ## a reading copy of every notebook, for people without Jupyter
 	jupyter nbconvert --to html --output-dir $(HTML) $(CHAPTERS)

@@ -6,15 +6,17 @@
 __all__ = ['METHODS', 'SCALES', 'method', 'sampler', 'Lab', 'machine', 'Judge', 'over_seeds']
 
 # %% ../nbs/14_experiments.ipynb #14-18
+import inspect
 import json
 import math
 import os
 import platform
 import subprocess
+import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import torch
@@ -25,6 +27,7 @@ from .checkpoint import atomic_write, read_json_lines
 from .checks import one_of, require
 from .data import Data
 from .diffusion import NoiseFlow, own_rule
+from .field import scaled
 from .metrics import (Inception, cached_classifier, content_hash, frechet_distance, inception_score,
                           nearest_distance, principal_components)
 from .model import Model, TrainConfig, configure, pick_device
@@ -45,7 +48,7 @@ METHODS = {
 SCALES = {
     "cpu": dict(dataset="digits", steps=1500, lr=2e-3, device="cpu"),
     "paper": dict(dataset="cifar10", network="cifar10_ddpmpp", flip=True, dropout=0.1, batch=128, lr=2e-4, warmup=5000,
-                  schedule="constant", ema=0.9999, steps=1_300_000),
+                  schedule="constant", ema=0.9999, precision="float32", steps=1_300_000),
     "test": dict(dataset="digits", network="mlp", steps=4, batch=32, width=32, device="cpu"),
 }
 
@@ -82,6 +85,15 @@ def _quick(config: TrainConfig):
     "One run in a process of its own."
     train(config, progress=False)
 
+def _worker():
+    "One thread, and an end when the notebook ends."
+    def end():
+        parent_process().join()
+        os._exit(1)
+
+    torch.set_num_threads(1)
+    threading.Thread(target=end, daemon=True).start()
+
 def _trained_steps(config: TrainConfig) -> int:
     path = Path(config.run_dir) / "log.jsonl"
     lines = read_json_lines(path) if path.exists() else []
@@ -91,7 +103,7 @@ def _train_all(todo: list, workers: int):
     "Runs side by side, with a bar over all their steps."
     bar = tqdm(total=sum(config.steps for config in todo), desc=f"training {len(todo)} networks", mininterval=1,
                bar_format="{desc}: {percentage:.0f} %|{bar}| {elapsed} gone, {remaining} left")
-    with bar, ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    with bar, ProcessPoolExecutor(workers, get_context("spawn"), _worker) as pool:
         waiting = {pool.submit(_quick, config) for config in todo}
         try:
             while waiting:
@@ -117,10 +129,10 @@ class Lab:
     ):
         one_of("scale", scale, SCALES)
         self.name, self.scale, self.runs = name, scale, Path(runs)
-        self.folder = self.runs / f"{name}-{scale}-{content_hash(sorted(parameters.items()))}"
+        self.folder = self.runs / f"{name}-{scale}-{content_hash(sorted(parameters.items()), METHODS, SCALES[scale])}"
         self.results = self.folder if scale == "test" else Path(results)
-        for folder in (self.folder, self.results):
-            make_run_dir(folder)
+        make_run_dir(self.folder, "runs")
+        make_run_dir(self.results, "results")
         self.parameters, self.minutes, self.trained = parameters, 0.0, {}
         for path in self.folder.glob("*.json") if restart else ():
             path.unlink()
@@ -159,23 +171,24 @@ class Lab:
         path = self.folder / f"{key.replace('/', '-')}.json"
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            value, minutes = kept["value"], kept["minutes"]
+        except (OSError, ValueError, KeyError, TypeError):
             start = time.monotonic()
-            value = make()
-            kept = json.loads(json.dumps(dict(value=value, minutes=(time.monotonic() - start) / 60)))
+            value = json.loads(json.dumps(make()))  # as it will be read the next time
+            minutes = (time.monotonic() - start) / 60
             with atomic_write(path) as new:
-                new.write_text(json.dumps(kept), encoding="utf-8")
-        self.minutes += kept["minutes"]
-        return kept["value"]
+                new.write_text(json.dumps(dict(value=value, minutes=minutes)), encoding="utf-8")
+        self.minutes += minutes
+        return value
 
     def table(
         self,
-        cases: list,  # tuples
+        cases: list,  # tuples, by which the parts are known
         make,         # function of one case -> dict
     ) -> list:        # one dict per case
         "A part for every case, with a bar."
         bar = tqdm(cases, desc="measuring", leave=False, disable=self.scale == "test", mininterval=1)
-        return [self.keep("-".join(map(str, case)), lambda case=case: make(*case)) for case in bar]
+        return [self.keep("; ".join(map(str, case)), lambda case=case: make(*case)) for case in bar]
 
     def figure(self, fig):
         "Keep the figure beside the record."
@@ -194,10 +207,11 @@ class Lab:
         **more,          # anything else worth keeping: nfe, ...
     ):
         "Write the record, and say whether the claim held."
+        parts = [part[::-(-part.numel() // 2 ** 30)] for part in (data.train, data.test)]  # of a very large set, some points
         record = dict(
             claim=claim, held={name: bool(value) for name, value in held.items()}, figures=figures, seeds=list(seeds),
             scale=self.scale, parameters=self.parameters, **more,
-            data=dict(name=data.name, hash=content_hash(data.train, data.test)),
+            data=dict(name=data.name, hash=content_hash(*parts)),
             minutes=round(self.minutes, 2), training_minutes=round(sum(self.trained.values()), 2), networks=len(self.trained),
             **machine())
         with atomic_write(self.results / f"{self._stem()}.json") as new:
@@ -208,15 +222,16 @@ class Lab:
 
 def machine() -> dict:
     "Where and with what a result was made."
-    def git(*words: str) -> str:
-        try:
-            return subprocess.run(["git", *words], capture_output=True, text=True).stdout.strip()
-        except OSError:
-            return ""
+    try:
+        git = subprocess.run(["git", "-C", Path(inspect.getfile(Model)).parent, "rev-parse", "HEAD"],
+                             capture_output=True, text=True)
+        commit = git.stdout.strip()
+    except OSError:  # no git
+        commit = ""
 
     gpu = dict(gpu=torch.cuda.get_device_name()) if torch.cuda.is_available() else {}
     return dict(machine=platform.platform(), processor=platform.machine(), cores=os.cpu_count(), **gpu,
-                versions=dict(python=platform.python_version(), torch=torch.__version__), commit=git("rev-parse", "HEAD"))
+                versions=dict(python=platform.python_version(), torch=torch.__version__), commit=commit)
 
 # %% ../nbs/14_experiments.ipynb #14-29
 class Judge:
@@ -241,14 +256,15 @@ class Judge:
         self.reference = self.look(data.train).double().cpu()
 
     def frechet(self, x: Tensor) -> float:
-        "Fréchet distance of samples (n, *shape), scaled."
-        return frechet_distance(self.look(x.float()), self.reference)
+        "Fréchet distance of samples (n, *shape), scaled; or of a part of the data as it is."
+        return frechet_distance(self.look(scaled(x).float()), self.reference)
 
     def scores(self, x: Tensor) -> dict:
         "Fréchet distance, nearest training point (median), and the inception score if the features have classes."
-        features = self.look(x.float())
+        x = scaled(x).float()
+        features = self.look(x)
         found = dict(frechet=frechet_distance(features, self.reference),
-                     nearest=nearest_distance(x.float().cpu(), self.data.train).median().item())
+                     nearest=nearest_distance(x.cpu(), self.data.train).median().item())
         return found | (dict(score=inception_score(self.logits(features))) if self.logits else {})
 
 def over_seeds(

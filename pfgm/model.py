@@ -157,6 +157,9 @@ def make_network(
 ) -> nn.Module:
     "The untrained network of a configuration; the paper's embedding of z serves the paper's own objective alone."
     options = dict(dropout=config.dropout, field=config.objective in ("field", "paper"), classes=classes)
+    if config.network == "refinenet":
+        require(not config.dropout and not classes, "a RefineNet knows neither dropout nor classes: leave both out.")
+        options = dict(field=options["field"])
     if config.network in NETWORKS and config.objective != "paper":
         options["embedding"] = "levels"
     return build(shape, config.network, config.width, **options)

@@ -200,7 +200,8 @@ def _hash(data: Data) -> str:
     return hashlib.sha256(b"".join(part.contiguous().numpy().tobytes() for part in parts)).hexdigest()[:16]
 
 def make_run_dir(
-    folder: Path,  # where a run will be kept
+    folder: Path,           # where a run will be kept
+    name: str = "run_dir",  # of the parameter, for the message
 ):
     "Make the folder, or say why it cannot be written (`InputError`)."
     try:
@@ -210,7 +211,7 @@ def make_run_dir(
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise InputError(f"run_dir '{folder}' cannot be written ({error.strerror}); choose another folder.") from error
+        raise InputError(f"{name} '{folder}' cannot be written ({error.strerror}); choose another folder.") from error
 
 def _left_state(config: TrainConfig, data_hash: str) -> dict:
     "State left in the run folder by a run that this one may go on with, or None."
