@@ -1,7 +1,6 @@
-"What a user types: papermill on train.ipynb, sample.ipynb and the experiments, right and wrong."
+"What a user types: papermill on train.ipynb and sample.ipynb, right and wrong, and what it kills."
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -167,46 +166,6 @@ def test_help_lists_every_parameter():
     for name in ("dataset", "D", "minutes", "steps", "seed", "device", "run_dir", "restart", "solver"):
         assert f"{name}: " in done.stdout, done.stdout
     assert "1 is PFGM" in done.stdout
-
-
-# Experiments
-
-EXPERIMENTS = sorted(path.stem for path in (NBS / "experiments").glob("[0-9]*.ipynb"))
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_an_experiment_says_what_it_claims_and_takes(name):
-    cells = nbformat.read(NBS / "experiments" / f"{name}.ipynb", 4).cells
-    title, (parameters,) = cells[0].source, [cell for cell in cells if "parameters" in cell.metadata.get("tags", ())]
-    assert re.match(r"# .+\n\n> .+\n\n- skip_exec: true\n", title) and "**Claim" in title
-    assert f"papermill nbs/experiments/{name}.ipynb out.ipynb" in title
-    lines = [re.fullmatch(r"(\w+): (\w+) = .+?  # .+", line) for line in parameters.source.splitlines()]
-    assert all(lines), "every parameter has a type, a value and a comment"
-    assert {"scale", "runs", "results", "restart"} <= {line[1] for line in lines}
-    values = {}
-    exec(parameters.source, values)
-    assert (values["scale"], values["runs"], values["results"]) == ("cpu", "runs/experiments", "results")
-    assert values["restart"] is False
-    assert not any(cell.get("outputs") for cell in cells), "runs take minutes; what they find is in results/"
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    """One folder for all of them: they share networks, as in real runs."""
-    return tmp_path_factory.mktemp("bench")
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_an_experiment_runs_and_leaves_its_record(bench, name):
-    done = papermill(f"experiments/{name}.ipynb", f"{name}.ipynb", bench, *passed(dict(scale="test", runs="runs")))
-    assert done.returncode == 0, done.stderr[-3000:]
-    path, = bench.glob(f"runs/{name}-test-*/{name}.json")
-    record = json.loads(path.read_text())
-    assert {"claim", "held", "figures", "data", "machine", "versions", "commit", "minutes", "seeds"} <= record.keys()
-    assert record["claim"] and record["held"] and set(map(type, record["held"].values())) == {bool} and record["figures"]
-    assert record["data"]["hash"] and record["seeds"] and record["scale"] == "test"
-    assert path.with_suffix(".png").exists() and pictures(bench / f"{name}.ipynb") >= 1
-    assert not (bench / "results").exists(), "a trial leaves the results alone"
 
 
 def test_a_killed_experiment_goes_on(tmp_path):
