@@ -2,10 +2,14 @@
 import json
 import math
 import os
+import subprocess
+import sys
+import time
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -162,6 +166,21 @@ def test_side_by_side_or_alone_the_weights_are_the_same(tmp_path, monkeypatch):
         assert all(both[name][key].equal(alone[name][key]) for key in alone[name]), name
     assert {key: model.config.seed for key, model in models.items()} == {0: 0, 1: 1, 2: 2}
     assert all(minutes > 0 for minutes in lab.trained.values())
+
+
+def test_a_killed_notebook_leaves_no_workers(tmp_path):
+    script = tmp_path / "bench.py"
+    script.write_text("from pfgm.experiments import Lab, method\n\nif __name__ == '__main__':\n"
+                      "    Lab('x', 'cpu', 'runs', 'runs').train({k: method('PFGM', 'cpu', k, width=16) for k in (0, 1)})\n")
+    notebook = subprocess.Popen([sys.executable, script], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len([*tmp_path.glob("runs/networks/*")]) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    workers = psutil.Process(notebook.pid).children(recursive=True)
+    notebook.kill()
+    notebook.wait()
+    assert len(workers) >= 2 and not psutil.wait_procs(workers, timeout=20)[1]
+    assert not [*tmp_path.rglob("network.safetensors")], "they were at work"
 
 
 def test_a_fault_in_a_worker_is_one_sentence(tmp_path, monkeypatch):
