@@ -21,19 +21,22 @@ def quality() -> list:
     for row in load("published")["figures"]:
         published.get(row.get("ours"), {}).update(row)
     rows = ["| method | evaluations | Fréchet distance | score | Fréchet distance, UniPC with 16 | bits per dimension "
-            "| published on CIFAR-10: FID, IS, evaluations, bits |", "|---|--:|--:|--:|--:|--:|---|"]
+            "(from one height) | published on CIFAR-10: FID, IS, evaluations, bits |", "|---|--:|--:|--:|--:|--:|---|"]
     for name in run["methods"]:
         own, same = (run["figures"][f"{name}, {solver}"] for solver in ("own", "UniPC"))
-        known, cost = published.get(name, {}), bits.get(f"{name}, own height")
-        theirs = ", ".join(str(known.get(what, "–")) for what in ("FID", "IS", "NFE", "bits_per_dim")) if known else ""
+        known, cost = published.get(name), ""
+        if f"{name}, own height" in bits:
+            cost = number(bits[f"{name}, own height"]) + " ({:.3f})".format(bits[f"{name}, common height"]["mean"])
+        theirs = ", ".join(f"{known[what]:.{digits}f}" if what in known else "–" for what, digits in
+                           (("FID", 2), ("IS", 2), ("NFE", 0), ("bits_per_dim", 2))) if known else ""
         rows.append(f"| {name} | {own['nfe']['mean']:.0f} | {number(own['classifier frechet'])} | "
                     f"{number(own['classifier score'], 2)} | {number(same['classifier frechet'])} | "
-                    f"{number(cost) if cost else ''} | {theirs} |")
+                    f"{cost} | {theirs} |")
     real, floor = run["real"]["held_out"], run["real"]["floor"]
     rows.append(f"| real digits, held out | | {real['classifier frechet']:.3f} | {real['classifier score']:.2f} | | | |")
     rows.append(f"| {run['n']:,} training digits, drawn again | | {floor['classifier frechet']:.3f} | | | | |")
-    for name in ("mixture of Gaussians", "one Gaussian", "uniform"):
-        rows.append(f"| {name} | | | | | {bits[name]['mean']:.3f} | |")
+    for name, label in (("mixture of Gaussians",) * 2, ("one Gaussian",) * 2, ("uniform", "nothing known")):
+        rows.append(f"| {label} | | | | | {bits[name]['mean']:.3f} | |")
     return rows
 
 
@@ -53,16 +56,17 @@ def few_evaluations() -> list:
     counts = [seed["nfe"] for seed in run["rk45"].values()]
     rows = ["| PFGM, trained on digits | evaluations | Fréchet distance, in RK45's | rms distance from the true ends |",
             "|---|--:|--:|--:|",
-            f"| RK45, tolerance 1e-4, as in the paper | {min(counts)}-{max(counts)} | 1 | "
+            f"| RK45, tolerance 1e-4, as in the paper | {'-'.join(map(str, sorted({min(counts), max(counts)})))} | 1 | "
             f"{sum(seed['rms'] for seed in run['rk45'].values()) / len(counts):.4f} |"]
     for solver, heights, nfe in (("unipc", "fitted", 5), ("unipc", "fitted", 8), ("unipc", "fitted", 16), ("unipc", "log", 16),
                                  ("2m", "log", 16), ("heun", "log", 15), ("euler", "log", 16)):
         row, = (row for row in run["digits"] if (row["solver"], row["heights"], row["nfe"]) == (solver, heights, nfe))
         rows.append(f"| {solver}, heights {heights} | {nfe} | {row['ratio']:.2f} ± {row['ratio_sd']:.3f} | {row['rms']:.4f} |")
     if "speedup" in run:
-        times = ", ".join(f"{number(found, 1)} times ({tolerance})" for tolerance, found in run["speedup"].items())
-        rows += ["", f"On the exact field of {load('04_solvers')['exact_images']['n']:,} CIFAR-10 images (JPEG copy), 32 lines as one "
-                     f"system, scipy's RK45 takes as long as UniPC on fitted heights to equal error: {times}."]
+        images = load("04_solvers")["exact_images"]["n"]
+        times = ", ".join(f"{number(found, 1)} times at tolerance {tolerance}" for tolerance, found in run["speedup"].items())
+        rows += ["", f"On the exact field of {images:,} CIFAR-10 images (JPEG copy), 32 lines as one system, time of scipy's "
+                     f"RK45 over that of UniPC at equal error: {times}."]
     return rows
 
 
@@ -76,8 +80,9 @@ def claims() -> list:
             continue
         run = load(path.stem)
         missed = [part for part, held in run["held"].items() if not held]
-        rows.append(f"| {name} | {run['claim']} | {len(run['held']) - len(missed)} of {len(run['held'])} | {'; '.join(missed)} | "
-                    f"{run['minutes'] + run['training_minutes']:.0f} |")
+        cells = [run["claim"], f"{len(run['held']) - len(missed)} of {len(run['held'])}", "; ".join(missed),
+                 f"{run['minutes'] + run['training_minutes']:.0f}"]
+        rows.append(f"| {name} | " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return rows
 
 
