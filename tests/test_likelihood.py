@@ -1,10 +1,5 @@
 "Likelihoods against closed forms, conservation laws and wrong input."
-import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -200,20 +195,6 @@ def test_wrong_input(change, words):
     with pytest.raises(InputError) as caught:
         log_likelihood(**arguments | change)
     assert words in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_experiment(tmp_path):
-    """The notebook behind README's number, as papermill runs it, on a few digits and networks of a second."""
-    notebook = Path(__file__).parent.parent / "nbs" / "experiments" / "02_bits_per_dim.ipynb"
-    options = dict(scale="test", seeds=2)
-    words = [word for name, value in options.items() for word in ("-p", name, str(value))]
-    command = [sys.executable, "-m", "papermill", str(notebook), str(tmp_path / "out.ipynb"), *words]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr[-3000:]
-    path, = (tmp_path / "runs" / "experiments").glob("02_bits_per_dim-test-*/02_bits_per_dim.json")
-    record = json.loads(path.read_text())
-    assert record["n"] == 4 and record["figures"]["uniform"]["mean"] == pytest.approx(math.log2(17))
-    assert 1 < record["figures"]["model, held out"]["mean"] < 10 and set(record["held"].values()) <= {True, False}
 
 
 @pytest.mark.parametrize("width", [0.0, -1.0, 0.3, math.nan])
