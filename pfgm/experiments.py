@@ -99,18 +99,18 @@ def _trained_steps(config: TrainConfig) -> int:
     lines = read_json_lines(path) if path.exists() else []
     return lines[-1]["step"] if lines else 0
 
-def _train_all(todo: list, workers: int):
+def _train_all(untrained: list, workers: int):
     "Runs side by side, with a bar over all their steps."
-    bar = tqdm(total=sum(config.steps for config in todo), desc=f"training {len(todo)} networks", mininterval=1,
+    bar = tqdm(total=sum(config.steps for config in untrained), desc=f"training {len(untrained)} networks", mininterval=1,
                bar_format="{desc}: {percentage:.0f} %|{bar}| {elapsed} gone, {remaining} left")
     with bar, ProcessPoolExecutor(workers, get_context("spawn"), _worker) as pool:
-        waiting = {pool.submit(_quick, config) for config in todo}
+        waiting = {pool.submit(_quick, config) for config in untrained}
         try:
             while waiting:
                 done, waiting = wait(waiting, 2, FIRST_COMPLETED)
                 for future in done:
                     future.result()
-                bar.update(sum(map(_trained_steps, todo)) - bar.n)
+                bar.update(sum(map(_trained_steps, untrained)) - bar.n)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -149,12 +149,12 @@ class Lab:
             label = f"{Path(config.dataset).stem}-{config.objective}-D{config.D:g}-seed{config.seed}"
             runs[key] = replace(config, run_dir=str(self.runs / "networks" / f"{label}-{content_hash(sorted(about.items()))}"))
         unique = {config.run_dir: config for config in runs.values()}.values()
-        todo = [config for config in unique if not (Path(config.run_dir) / "network.safetensors").exists()]
-        on_cpu = [config for config in todo if pick_device(config.device).type == "cpu"]
+        untrained = [config for config in unique if not (Path(config.run_dir) / "network.safetensors").exists()]
+        on_cpu = [config for config in untrained if pick_device(config.device).type == "cpu"]
         many = len(on_cpu) > 1 and self.scale != "test" and os.cpu_count() > 1
         if many:
             _train_all(on_cpu, min(len(on_cpu), os.cpu_count()))
-        for config in todo:
+        for config in untrained:
             if not many or config not in on_cpu:
                 train(config, progress=self.scale != "test")
         for config in unique:

@@ -357,7 +357,7 @@ def _plainly(run: _Training):
             points = run.config.micro_batch or -(-run.config.batch // run.team.count)
             raise InputError(f"memory on '{run.device}' is too small for {points} points at once: set micro_batch to "
                              f"{max(1, points // 2)} or less; the steps stay the same.") from error
-        if run.team.count > 1 and re.search("gloo|nccl|connection|peer|pipe|socket|process group", str(error), re.IGNORECASE):
+        if run.team.count > 1 and re.search("gloo|nccl|connection|peer|process group", str(error), re.IGNORECASE):
             raise ConnectionError(f"process {run.team.rank + 1} of {run.team.count} lost another one after step {run.step}: "
                                   "the run ends. Started again, it goes on from its last saved state.") from error
         raise

@@ -17,8 +17,9 @@ def number(found: dict, digits: int = 3) -> str:
 
 def quality() -> list:
     run, bits = load("01_quality"), load("02_bits_per_dim")["figures"]
-    published = {row["ours"]: {} for row in load("published")["figures"] if "ours" in row}
-    for row in load("published")["figures"]:
+    found = load("published")["figures"]
+    published = {row["ours"]: {} for row in found if "ours" in row}
+    for row in found:
         published.get(row.get("ours"), {}).update(row)
     rows = ["| method | evaluations | Fréchet distance | score | Fréchet distance, UniPC with 16 | bits per dimension "
             "(from one height) | published on CIFAR-10: FID, IS, evaluations, bits |", "|---|--:|--:|--:|--:|--:|---|"]
@@ -35,8 +36,8 @@ def quality() -> list:
     real, floor = run["real"]["held_out"], run["real"]["floor"]
     rows.append(f"| real digits, held out | | {real['classifier frechet']:.3f} | {real['classifier score']:.2f} | | | |")
     rows.append(f"| {run['n']:,} training digits, drawn again | | {floor['classifier frechet']:.3f} | | | | |")
-    for name, label in (("mixture of Gaussians",) * 2, ("one Gaussian",) * 2, ("uniform", "nothing known")):
-        rows.append(f"| {label} | | | | | {bits[name]['mean']:.3f} | |")
+    for name in ("mixture of Gaussians", "one Gaussian", "uniform"):
+        rows.append(f"| {'nothing known' if name == 'uniform' else name} | | | | | {bits[name]['mean']:.3f} | |")
     return rows
 
 
@@ -52,7 +53,8 @@ def quick_start() -> list:
 
 
 def few_evaluations() -> list:
-    run = load("04_solvers")["figures"]
+    record = load("04_solvers")
+    run = record["figures"]
     counts = [seed["nfe"] for seed in run["rk45"].values()]
     rows = ["| PFGM, trained on digits | evaluations | Fréchet distance, in RK45's | rms distance from the true ends |",
             "|---|--:|--:|--:|",
@@ -63,10 +65,9 @@ def few_evaluations() -> list:
         row, = (row for row in run["digits"] if (row["solver"], row["heights"], row["nfe"]) == (solver, heights, nfe))
         rows.append(f"| {solver}, heights {heights} | {nfe} | {row['ratio']:.2f} ± {row['ratio_sd']:.3f} | {row['rms']:.4f} |")
     if "speedup" in run:
-        images = load("04_solvers")["exact_images"]["n"]
         times = ", ".join(f"{number(found, 1)} times at tolerance {tolerance}" for tolerance, found in run["speedup"].items())
-        rows += ["", f"On the exact field of {images:,} CIFAR-10 images (JPEG copy), 32 lines as one system, time of scipy's "
-                     f"RK45 over that of UniPC at equal error: {times}."]
+        rows += ["", f"On the exact field of {record['exact_images']['n']:,} CIFAR-10 images (JPEG copy), 32 lines as one "
+                     f"system, time of scipy's RK45 over that of UniPC at equal error: {times}."]
     return rows
 
 

@@ -1,5 +1,6 @@
 "Every experiment at scale test, in this process: what it says, takes, refuses, leaves. test_papermill has the kernels."
 import json
+import math
 import re
 from pathlib import Path
 
@@ -73,3 +74,13 @@ def test_an_experiment_runs_and_leaves_its_record(bench, name, monkeypatch):
     assert record["data"]["hash"] and record["seeds"] and record["scale"] == "test"
     assert path.with_suffix(".png").exists()
     assert not (bench / "results").exists(), "a trial leaves the results alone"
+
+
+def test_bits_have_the_right_size(bench, monkeypatch):
+    "Seventeen equally likely levels are known without a network."
+    monkeypatch.chdir(bench)
+    run("02_bits_per_dim", scale="test", seeds=2, runs="runs")
+    path, = bench.glob("runs/02_bits_per_dim-test-*/02_bits_per_dim.json")
+    record = json.loads(path.read_text())
+    assert record["n"] == 4 and record["figures"]["uniform"]["mean"] == pytest.approx(math.log2(17))
+    assert 1 < record["figures"]["model, held out"]["mean"] < 10

@@ -81,9 +81,9 @@ def test_a_killed_process_ends_the_run_with_a_sentence(tmp_path):
         for process in [*psutil.Process(run.pid).children(recursive=True), run] if run.poll() is None else []:
             process.kill()
     assert run.returncode != 0
-    assert output.count("ConnectionError: ") == 1, output
-    line, = (line for line in output.splitlines() if "ConnectionError: " in line)
-    assert "process 1 of 2 lost another one" in line and "goes on from its last saved state" in line
+    lines = [line for line in output.splitlines() if "ConnectionError: " in line]
+    assert len(lines) == 1, output
+    assert "process 1 of 2 lost another one" in lines[0] and "goes on from its last saved state" in lines[0]
     assert load_state(tmp_path / "run")["step"] > 0
 
 
