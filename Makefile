@@ -16,7 +16,7 @@ outputs:         ## run every reading notebook in place and keep its outputs
 	nbdev_clean
 
 figures:         ## the pictures and the table of README.md, made by the notebooks
-	PFGM_FIGURES=$(CURDIR)/results jupyter execute nbs/03_flow.ipynb
+	PFGM_FIGURES=$(CURDIR)/results jupyter execute nbs/12_flow.ipynb
 	papermill nbs/train.ipynb out.ipynb -p run_dir runs/figures -p restart True
 	cp runs/figures/samples.png results/digits.png
 	cp runs/figures/summary.json results/digits.json
