@@ -1,12 +1,28 @@
+PYTHON = python3
+BIN = .venv/bin
 HTML = html
 CHAPTERS = $(wildcard nbs/*.ipynb)
 EXPERIMENTS = $(basename $(notdir $(wildcard nbs/experiments/[0-9]*.ipynb)))
 
-.PHONY: test gate outputs figures experiments html $(EXPERIMENTS)
+.PHONY: run test checks build house gate outputs figures experiments html $(EXPERIMENTS)
 
-test:            ## everything that CI runs before the gate
+run: .venv/notebooks  ## the main job: a network for handwritten digits in two minutes, and out.ipynb that shows it
+	$(BIN)/papermill nbs/train.ipynb out.ipynb
+
+test: .venv/dev  ## everything that CI runs before the gate
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(MAKE) checks
+
+checks:          ## the same with the Python that is active
 	OMP_NUM_THREADS=1 nbdev_test --n_workers 2
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --cov=pfgm --cov-fail-under=90
+
+.venv/%: settings.ini setup.py constraints.txt  # a group of requirements, installed again only when these files change
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -e '.[$*]' -c constraints.txt
+	touch $@
+
+house:           ## which chapters there are, and which modules and functions are too large (printed, never an error)
+	@python3 tests/house.py
 
 gate:            ## notebooks clean, package regenerated, nothing left uncommitted
 	bash .ci/gate

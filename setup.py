@@ -8,6 +8,8 @@ settings = ConfigParser(delimiters=["="])
 settings.read("settings.ini", encoding="utf-8")
 cfg = settings["DEFAULT"]
 
+groups = {name: cfg[f"{name}_requirements"].split() for name in ("notebooks", "metrics", "lsun")}
+
 setup(
     name=cfg["lib_name"],
     version=cfg["version"],
@@ -22,13 +24,12 @@ setup(
     package_data={"pfgm": ["py.typed"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split()},
+    extras_require=groups | {"dev": [*cfg["dev_requirements"].split(), *sum(groups.values(), [])]},
     entry_points={"nbdev": ["pfgm = pfgm._modidx:d"]},
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",
-        "License :: OSI Approved :: Apache Software License",
-        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(11, 15)),
     ],
     zip_safe=False,
 )

@@ -1,4 +1,4 @@
-"`import pfgm` needs torch, numpy, safetensors and tqdm, and nothing that only notebooks need."
+"`import pfgm` needs the core requirements and nothing that only notebooks need."
 import subprocess
 import sys
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 PROGRAM = """
 import sys
 for name in ('nbdev', 'fastcore', 'papermill', 'IPython', 'jupyter_client', 'ipykernel', 'ipywidgets', 'matplotlib',
-             'sklearn', 'torchvision', 'PIL'):
+             'sklearn', 'torchvision', 'PIL', 'accelerate', 'torch_fidelity', 'lmdb'):
     sys.modules[name] = None                # importing it fails as if it were not installed
 import torch, pfgm
 model = pfgm.fit(torch.randn(20, 2), steps=2, progress=False)
@@ -17,6 +17,12 @@ assert model.sample(3).shape == (3, 2)
 def test_import_without_the_notebook_world():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_import_alone_is_light():
+    "It takes a few hundredths of a second because nothing large is imported before it is used."
+    program = "import sys, pfgm; print(*{'torch', 'numpy', 'scipy', 'tqdm'} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "\n"
 
 
 def test_typed_and_generated():

@@ -1,6 +1,7 @@
 "The README: two blocks to paste, links that lead somewhere, and numbers that a run produced."
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +17,11 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_quick_start_has_two_blocks():
     section = README.split("## Quick start", 1)[1].split("\n## ", 1)[0]
     blocks = re.findall(r"```bash\n(.*?)```", section, flags=re.S)
-    assert len(blocks) == 2 and "papermill nbs/train.ipynb out.ipynb" in blocks[0] and "pytest" in blocks[1]
+    assert blocks[:2] == ["make run\n", "make test\n"] and len(blocks) == 3
+    dry = ["make", "-n", "-W", "settings.ini", "run", "test"]
+    recipes = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for line in blocks[2].splitlines():  # the same without make
+        assert line.split(" -c ")[0] in recipes or "activate" in line, line
 
 
 @pytest.mark.parametrize("page", ["README.md", *(f"nbs/{path.name}" for path in sorted((ROOT / "nbs").glob("*.ipynb")))])
