@@ -31,7 +31,7 @@ def normalised_field(
     xhat: Tensor,         # (b, *shape) posterior mean at (x, z), over any number of charges
     gamma: float = 5.0,   # keeps the target small where |x - xhat| is
 ) -> tuple:               # v_x (b, *shape), v_z (b,)
-    "The paper's regression target, of length up to sqrt(N) (eq. 5)."
+    "The paper's regression target, of length up to sqrt(N) (PFGM, section 3.2)."
     away = torch.cat([(x - xhat).flatten(1), z[:, None]], 1)
     v = math.sqrt(x[0].numel()) * away / (torch.linalg.norm(away, dim=1, keepdim=True) + gamma)
     return v[:, :-1].reshape(x.shape), v[:, -1]
@@ -42,7 +42,7 @@ def field_loss(
     z: Tensor,        # (b,) their heights
     xhat: Tensor,     # (b, *shape) posterior mean at (x, z)
 ) -> Tensor:          # mean square error over the N + 1 numbers of the field
-    "Regression of the normalised field (eq. 6)."
+    "Regression of the normalised field (PFGM, section 3.2)."
     v_x, v_z = normalised_field(x, z, xhat, flow.gamma)
     out_x, out_z = flow.field(x, z)
     return torch.cat([(out_x - v_x).flatten(1), (out_z - v_z)[:, None]], 1).square().mean()

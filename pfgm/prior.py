@@ -66,7 +66,7 @@ def student_draw(
     return (y + noise * per_sample(scale, y)).to(y.dtype)
 
 class Prior:
-    "The kernel round the centre of the data at height z_max (PFGM, eq. 6; PFGM++, section 3.3)."
+    "The kernel round the centre of the data at height z_max (PFGM, section 3.3; PFGM++, section 3.3)."
 
     def __init__(
         self,
