@@ -57,7 +57,7 @@ def kernel_draw(
     D: float = 1,                       # extra dimensions, 1 to inf
     generator: torch.Generator = None,  # its device must be that of y
 ) -> tuple:                             # x (b, *shape), z (b,), s (b,)
-    "Points round the data, log-uniform in distance, that follow the kernel at every height (chapter 13, 'The draw that agrees with the kernel')."
+    "Points round the data, log-uniform in distance, that follow the kernel at every height."
     uniform = torch.rand(len(y), generator=generator, dtype=torch.float64, device=y.device)
     s = s_min * (s_max / s_min) ** uniform
     if D == math.inf:
