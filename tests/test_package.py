@@ -1,5 +1,6 @@
 "What is published: an sdist and a wheel that hold the package and nothing else, and that work alone."
 import configparser
+import os
 import re
 import shutil
 import subprocess
@@ -48,11 +49,13 @@ def test_their_metadata_are_in_order(built):
 def test_the_wheel_alone_fits_a_table_and_samples(built, tmp_path):
     "In a fresh environment outside the clone, with the core requirements only."
     python = tmp_path / "venv" / "bin" / "python"
+    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    subprocess.run([python, "-m", "pip", "install", "-q", built[1], "-c", ROOT / "constraints.txt"], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", built[1], "-c", ROOT / "constraints.txt"], check=True,
+                   env=alone)
     program = ("import pfgm, numpy as np; x = np.random.default_rng(0).normal(size=(50, 3)) * 9 + 100;"
                "print(pfgm.__file__, pfgm.fit(x, steps=20, progress=False).sample(4).shape)")
-    done = subprocess.run([python, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([python, "-c", program], cwd=tmp_path, capture_output=True, text=True, env=alone)
     assert done.returncode == 0 and f"{tmp_path}/venv" in done.stdout and "[4, 3]" in done.stdout, done.stdout + done.stderr
     shutil.rmtree(tmp_path / "venv")
 
