@@ -10,8 +10,8 @@ from importlib.util import find_spec
 # made a training step 2.3 s long instead of 0.03 s.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-_HOMES = {"Model": "model", "TrainConfig": "model", "fit": "training", "train": "training", "load": "sources",
-          "explore": "explorer", "explore_model": "explorer"}
+_HOMES = {"Model": "model", "TrainConfig": "model", "fit": "training", "train": "training", "explore": "explorer",
+          "explore_model": "explorer"}
 __all__ = [*_HOMES]
 
 

@@ -33,7 +33,7 @@ CHOICES = dict(objective=("mean", "point", "field", "paper", *PROCESSES),
 class TrainConfig:
     "Everything a training run depends on; refuses what cannot be done (`InputError`)."
 
-    dataset: str = "digits"     # a name in pfgm.sources, a folder of images, a .npy or .npz file
+    dataset: str = "digits"     # a name in pfgm.data, a folder of images, a .npy or .npz file
     image_size: int = None      # folders of images: cut and resize to this many pixels
     data_dir: str = "~/.cache/pfgm"  # where torchvision keeps its downloads
     flip: bool = False          # images: their mirror images belong to the data

@@ -27,14 +27,13 @@ from tqdm.auto import tqdm
 
 from .checkpoint import append_json, cut_json_lines, load_state, save_state
 from .checks import InputError, one_of, require
-from .data import Data, from_array
+from .data import Data, from_array, load
 from .diffusion import PROCESSES, lognormal_draw
 from .field import per_sample, posterior_mean, scaled
 from .flow import Flow, principal_axes
 from .model import PRESETS, Model, TrainConfig, configure, make_flow, make_network, make_process, pick_device
 from .objective import denoiser_loss, field_loss
 from .perturbation import kernel_draw, paper_draw, paper_scales
-from .sources import load
 
 # %% ../nbs/42_training.ipynb #42-05
 def _room(device: torch.device) -> float:
@@ -442,7 +441,7 @@ def _run(run: _Training, charges: _Charges, model: Model, folder: Path, progress
 
 # %% ../nbs/42_training.ipynb #42-21
 def fit(
-    data,                     # (n, *shape) array or tensor, a name or path for pfgm.sources.load, or Data
+    data,                     # (n, *shape) array or tensor, a name or path for pfgm.data.load, or Data
     minutes: float = None,    # budget; None: the preset's, or 2
     progress: bool = True,    # show a bar with time left
     preset: str = "",         # one of pfgm.model.PRESETS

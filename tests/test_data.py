@@ -14,10 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pfgm import data as D, sources as S
+from pfgm import data as D
 from pfgm.checks import InputError
-from pfgm.data import TOYS, Data, from_array
-from pfgm.sources import STANDARD, load
+from pfgm.data import STANDARD, TOYS, Data, from_array, load
 
 RNG = np.random.default_rng(0)
 
@@ -345,7 +344,7 @@ def test_draft_decoding_changes_nothing_visible(tmp_path):
     smooth = Image.fromarray(bytes_of(8, 10, 3)).resize((1000, 800), Image.Resampling.BICUBIC)
     smooth.save(tmp_path / "a.jpg", quality=95)
     full = Image.open(tmp_path / "a.jpg").convert("RGB").crop((100, 0, 900, 800)).resize((32, 32), 3)
-    fast = S._decode(tmp_path / "a.jpg", False, 32).transpose(1, 2, 0)
+    fast = D._decode(tmp_path / "a.jpg", False, 32).transpose(1, 2, 0)
     assert np.abs(fast.astype(int) - np.asarray(full).astype(int))[1:-1, 1:-1].max() <= 3
 
 
@@ -437,7 +436,7 @@ def test_no_classes_unless_all_images_have_one(tmp_path, stray):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(S, "LARGE", 100)
+    monkeypatch.setattr(D, "LARGE", 100)
     return tmp_path / "cache"
 
 
@@ -447,7 +446,7 @@ def test_large_sets_are_kept_in_a_file(tmp_path, cache, monkeypatch, capsys, rec
     file, = cache.iterdir()
     assert capsys.readouterr().out == f"writing 40 images into '{file}': 0.0 GB\n" and not recwarn
     assert np.load(file, allow_pickle=False).shape == (40, 3, 8, 8)
-    monkeypatch.setattr(S, "LARGE", 2 ** 31)
+    monkeypatch.setattr(D, "LARGE", 2 ** 31)
     plain = load(tmp_path / "set", data_dir=str(tmp_path / "none"))
     assert torch.equal(plain.train, data.train) and torch.equal(plain.test, data.test) and data.train.dtype == torch.uint8
     assert torch.equal(plain.labels, data.labels) and not (tmp_path / "none").exists()
@@ -460,10 +459,10 @@ def test_large_sets_are_kept_in_a_file(tmp_path, cache, monkeypatch, capsys, rec
 def test_the_file_is_used_again_until_the_images_change(tmp_path, cache, monkeypatch):
     coloured(tmp_path / "set", 6)
     whole = load(tmp_path / "set", data_dir=str(cache))
-    fill = S._fill
-    monkeypatch.setattr(S, "_fill", lambda *_: pytest.fail("decoded again"))
+    fill = D._fill
+    monkeypatch.setattr(D, "_fill", lambda *_: pytest.fail("decoded again"))
     assert torch.equal(load(tmp_path / "set", data_dir=str(cache), seed=7).train, whole.train)
-    monkeypatch.setattr(S, "_fill", fill)
+    monkeypatch.setattr(D, "_fill", fill)
     os.utime(tmp_path / "set" / "odd" / "003.png", ns=(0, 0))
     load(tmp_path / "set", data_dir=str(cache))
     load(tmp_path / "set", image_size=16, data_dir=str(cache))
@@ -487,8 +486,8 @@ def test_full_disk(tmp_path, cache, monkeypatch):
         monkeypatch.setattr(os, "posix_fallocate", full)
         text = sentence(tmp_path / "set", data_dir=str(cache))
         assert "No space left on device" in text and str(cache) in text and "-p data_dir" in text
-    usage = S.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(S.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    usage = D.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(D.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     text = sentence(tmp_path / "set", data_dir=str(cache))
     assert "6 images need 0.0 GB" in text and "0.0 GB are free" in text and "-p data_dir" in text
     assert list(cache.iterdir()) == []
@@ -645,7 +644,7 @@ def faces(tmp_path):
 
 @pytest.mark.parametrize("large", [0, 10 ** 6])
 def test_celeba(faces, offline, monkeypatch, large):
-    monkeypatch.setattr(S, "LARGE", large)
+    monkeypatch.setattr(D, "LARGE", large)
     data = load("celeba64", data_dir=str(faces), progress=False)
     assert data.shape == (3, 64, 64) and data.labels is None and len(list(faces.glob("images-*.npy"))) == (large == 0)
     wanted = torch.tensor([20.0, 40, 80, 100, 140])[:, None, None, None]  # black border cut off, validation left out
@@ -683,7 +682,7 @@ def bedrooms(tmp_path):
 
 @pytest.mark.parametrize("large", [0, 10 ** 7])
 def test_bedrooms(bedrooms, monkeypatch, large):
-    monkeypatch.setattr(S, "LARGE", large)
+    monkeypatch.setattr(D, "LARGE", large)
     monkeypatch.chdir(bedrooms)
     before = set(bedrooms.iterdir())
     for _ in range(2):

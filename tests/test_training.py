@@ -17,8 +17,7 @@ import pfgm
 from pfgm import model, ode, training
 from pfgm.checkpoint import load_state, read_json_lines, save_state
 from pfgm.checks import InputError
-from pfgm.data import Data
-from pfgm.sources import load
+from pfgm.data import Data, load
 from pfgm.flow import EmpiricalFlow, FieldFlow, PaperFlow
 from pfgm.networks import build
 from pfgm.prior import Hemisphere, Prior
