@@ -26,8 +26,8 @@ from .prior import Hemisphere, Prior
 
 # %% ../nbs/41_model.ipynb #41-05
 def option(
-    default,             # decides the type, with the annotation
-    help: str,           # one line: what it is, what is allowed, what special values mean
+    default,              # used if nothing is given
+    help: str,            # one line: what it is, what is allowed, what special values mean
     choices: tuple = (),  # all that is allowed, if they can be listed; `help` names each
 ):
     "A field of `TrainConfig`: the only place where this parameter is explained."
@@ -53,8 +53,7 @@ class TrainConfig:
                        ("kernel", "paper", "lognormal"))
     n_charges: int = option(0, "data points summed over in the target, 0: all; the paper: 4096")
     gamma: float = option(5.0, "of the paper's target, 0 or more; for objective field")
-    z_exp: float = option(None, "for objective field: below this height |v_x| gives the distance; None: 0.1 gamma, in standard "
-                                "deviations of the data")
+    z_exp: float = option(None, "objective field: below it |v_x| gives the distance; None: 0.1 gamma, in standard deviations")
     M: int = option(0, "range of the paper's draw; 0: by the authors' rule from the data")
     s_min: float = option(0.01, "smallest displacement per number in training, in standard deviations of the data")
     s_max: float = option(80.0, "largest; sampling starts there")
@@ -69,8 +68,7 @@ class TrainConfig:
     warmup: int = option(200, "steps until then")
     schedule: str = option("cosine", "learning rate after the first third of the budget: cosine falls to zero, constant stays",
                            ("cosine", "constant"))
-    loss: str = option("mean", "mean of the squared errors; sum: half their sum, as in the paper (objective field or paper)",
-                       ("mean", "sum"))
+    loss: str = option("mean", "mean of the squared errors; sum: half their sum (objective field or paper)", ("mean", "sum"))
     clip: float = option(1.0, "largest norm of the gradient")
     ema: float = option(0.999, "decay of the moving average of the weights, which is used for sampling, 0 to below 1")
     half_life: float = option(0.0, "of that average, in steps, instead of ema; 0: use ema")

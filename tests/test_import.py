@@ -19,6 +19,12 @@ def test_import_without_the_notebook_world():
     assert done.returncode == 0, done.stderr
 
 
+def test_import_alone_is_light_and_names_come_when_they_are_used():
+    program = "import sys, pfgm; assert not {'torch', 'numpy'} & set(sys.modules); assert pfgm.load('rings', n=5).shape == (2,)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_typed_and_generated():
     package = Path(__file__).parent.parent / "pfgm"
     assert (package / "py.typed").exists()
