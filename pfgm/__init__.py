@@ -10,13 +10,13 @@ from importlib.util import find_spec
 # made a training step 2.3 s long instead of 0.03 s.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-_HOMES = {"Model": "model", "TrainConfig": "model", "fit": "training", "train": "training", "explore": "explorer",
-          "explore_model": "explorer"}
+_HOMES = {"Model": "model", "TrainConfig": "model", "fit": "training", "train": "training", "load": "sources",
+          "explore": "explorer", "explore_model": "explorer"}
 __all__ = [*_HOMES]
 
 
 def __getattr__(name: str):
-    "Names and modules on first use, so that `python -m pfgm.training` is the first to import what it runs."
+    "Names and modules on first use, so that `python -m pfgm.jobs` is the first to import what it runs."
     if name in _HOMES:
         return getattr(import_module(f"pfgm.{_HOMES[name]}"), name)
     if not name.startswith("_") and find_spec(f"pfgm.{name}"):

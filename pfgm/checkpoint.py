@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['atomic_write', 'save_weights', 'load_weights', 'save_state', 'load_state', 'append_json', 'read_json_lines',
-           'cut_json_lines', 'load_official']
+           'cut_json_lines', 'make_run_dir', 'load_official']
 
 # %% ../nbs/40_checkpoint.ipynb #40-02
 import json
@@ -140,6 +140,21 @@ def cut_json_lines(
     kept = [entry for entry in read_json_lines(path) if entry["step"] <= step]
     with atomic_write(path) as new:
         new.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+
+# %% ../nbs/40_checkpoint.ipynb #40-44
+def make_run_dir(
+    folder: Path,           # where a run will be kept
+    name: str = "run_dir",  # of the parameter, for the message
+):
+    "Make the folder, or say why it cannot be written (`InputError`)."
+    try:
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"{name} '{folder}' cannot be written ({error.strerror}); choose another folder.") from error
 
 # %% ../nbs/40_checkpoint.ipynb #40-22
 _PARTS = {  # ours -> theirs

@@ -23,15 +23,16 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .checkpoint import atomic_write, read_json_lines
+from .checkpoint import atomic_write, make_run_dir, read_json_lines
 from .checks import one_of, require
 from .data import Data
 from .diffusion import NoiseFlow, own_rule
 from .field import scaled
+from .machine import pick_device
 from .metrics import (Inception, cached_classifier, content_hash, frechet_distance, inception_score,
                           nearest_distance, principal_components)
-from .model import Model, TrainConfig, configure, pick_device
-from .training import make_run_dir, train
+from .model import Model, TrainConfig, configure
+from .training import train
 
 # %% ../nbs/60_experiments.ipynb #60-21
 METHODS = {

@@ -6,9 +6,9 @@ import pytest
 import torch
 from scipy import stats
 
-from pfgm import training
 from pfgm.checks import InputError
 from pfgm.diffusion import PROCESSES, NoiseFlow, Process, lognormal_draw, own_rule
+from pfgm.jobs import main
 from pfgm.model import Model, TrainConfig
 from pfgm.ode import Latents, encode, sample, starts
 from pfgm.prior import Prior
@@ -175,11 +175,11 @@ def test_what_does_not_go_together_is_refused(wrong, words):
 
 def test_the_command_line_offers_them(capsys, tmp_path):
     with pytest.raises(SystemExit) as done:
-        training.main(["--help"])
+        main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert done.value.code == 0 and "ve, vp, subvp" in text and "lognormal" in text
     line = f"--dataset two_moons --objective vp --D inf --width 16 --steps 2 --device cpu --run_dir {tmp_path / 'run'}"
-    assert training.main(line.split()) == 0
+    assert main(line.split()) == 0
     assert isinstance(Model.load(tmp_path / "run", "cpu").flow, NoiseFlow)
-    assert training.main([*line.split(), "--D", "2"]) == 1 and "needs D = inf" in capsys.readouterr().err
+    assert main([*line.split(), "--D", "2"]) == 1 and "needs D = inf" in capsys.readouterr().err
     assert np.isfinite(Model.load(tmp_path / "run", "cpu").sample(3).numpy()).all()

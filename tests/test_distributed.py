@@ -1,6 +1,5 @@
 "Several processes under accelerate: the same steps as one, exact resume, and an end that can be read when one is killed."
 import dataclasses
-import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,9 @@ import torch
 
 from pfgm.checkpoint import load_state, read_json_lines
 from pfgm.checks import InputError
-from pfgm.training import TrainConfig, launch, main, train
+from pfgm.jobs import launch
+from pfgm.model import TrainConfig
+from pfgm.training import train
 
 SMALL = TrainConfig(dataset="digits", steps=20, width=32, batch=31, lr=1e-3, warmup=5, schedule="constant",
                     device="cpu")
@@ -65,7 +66,7 @@ def test_going_on_is_exact_with_two_processes(tmp_path):
 
 def test_a_killed_process_ends_the_run_with_a_sentence(tmp_path):
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port",
-               "0", "-m", "pfgm.training", "--dataset", "digits", "--minutes", "20", "--width", "32", "--device", "cpu",
+               "0", "-m", "pfgm.jobs", "--dataset", "digits", "--minutes", "20", "--width", "32", "--device", "cpu",
                "--run_dir", str(tmp_path / "run"), "--save_minutes", "0.02"]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
@@ -87,25 +88,7 @@ def test_a_killed_process_ends_the_run_with_a_sentence(tmp_path):
     assert load_state(tmp_path / "run")["step"] > 0
 
 
-def test_what_cannot_be_started(tmp_path, monkeypatch, capsys):
-    with pytest.raises(InputError, match="need a run_dir"):
-        launch(SMALL, 2)
-    assert main(["--dataset", "digits"]) == 1 and "run_dir is missing" in capsys.readouterr().err
-    assert main(["--stesp", "3", "--run_dir", "x"]) == 1 and "did you mean 'steps'" in capsys.readouterr().err
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # as `accelerate launch --cpu --num_processes 2` starts one process
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert main(["--run_dir", str(tmp_path)]) == 1 and "--multi_gpu --num_processes" in capsys.readouterr().err
-
-
 def test_a_fault_in_two_processes_is_one_sentence(tmp_path, capfd):
     with pytest.raises(InputError, match="ended with status 1: unknown data set or path 'digit'; did you mean"):
         launch(dataclasses.replace(SMALL, dataset="digit", run_dir=str(tmp_path / "run")), 2)
     assert capfd.readouterr().out.count("InputError: unknown data set or path 'digit'; did you mean 'digits'?") == 1
-
-
-def test_help_has_the_comments_and_starts_without_warnings():
-    done = subprocess.run([sys.executable, "-W", "error", "-m", "pfgm.training", "--help"], capture_output=True, text=True,
-                          env={**os.environ, "COLUMNS": "200"})
-    assert done.returncode == 0 and done.stderr == "" and "extra dimensions: 1 is PFGM, inf is diffusion [1]" in done.stdout
-    for field in dataclasses.fields(TrainConfig):
-        assert f"--{field.name}" in done.stdout

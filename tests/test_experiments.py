@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 
 from pfgm import experiments
 from pfgm.checks import InputError
-from pfgm.data import from_array, load
+from pfgm.data import from_array
 from pfgm.diffusion import NoiseFlow
 from pfgm.experiments import METHODS, SCALES, Judge, Lab, machine, method, over_seeds, sampler
 from pfgm.metrics import content_hash
 from pfgm.model import Model, configure
+from pfgm.sources import load
 from pfgm.training import _Training, train
 
 

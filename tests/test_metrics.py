@@ -20,8 +20,10 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 
 from pfgm import metrics as M
 from pfgm.checks import InputError
-from pfgm.data import Data, from_array, load
-from pfgm.training import TrainConfig, train
+from pfgm.data import Data, from_array
+from pfgm.model import TrainConfig
+from pfgm.sources import load
+from pfgm.training import train
 
 NOTEBOOK = Path(__file__).parent.parent / "nbs" / "evaluate.ipynb"
 

@@ -13,10 +13,11 @@ from pfgm import fit, ode
 from pfgm.checks import InputError
 from pfgm.flow import DenoiserFlow, EmpiricalFlow, Flow
 from pfgm.heights import fit_heights, kept_heights
+from pfgm.model import TrainConfig
 from pfgm.networks import build
 from pfgm.ode import Latents, encode, integrate, interpolate, rescale, sample, starts
 from pfgm.prior import Hemisphere, Prior, student_draw
-from pfgm.training import TrainConfig, train
+from pfgm.training import train
 
 DOUBLE = dict(dtype=torch.float64)
 NBS = Path(__file__).parent.parent / "nbs"

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -17,11 +17,13 @@ import pfgm
 from pfgm import model, ode, training
 from pfgm.checkpoint import load_state, read_json_lines, save_state
 from pfgm.checks import InputError
-from pfgm.data import Data, load
+from pfgm.data import Data
 from pfgm.flow import EmpiricalFlow, FieldFlow, PaperFlow
+from pfgm.model import TrainConfig, configure
 from pfgm.networks import build
 from pfgm.prior import Hemisphere, Prior
-from pfgm.training import TrainConfig, configure, fit, train
+from pfgm.sources import load
+from pfgm.training import fit, train
 
 SMALL = dict(dataset="two_moons", width=16, steps=6)
 
@@ -217,15 +219,6 @@ def test_presets_do_not_overrule_what_is_given():
         fit("digits", preset="paper", steps=1, flip=False, progress=False)
 
 
-def test_the_notebook_offers_every_value_with_its_default():
-    cells = json.loads((Path(__file__).parent.parent / "nbs" / "train.ipynb").read_text())["cells"]
-    source = next("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", []))
-    offered = {}
-    exec(source, offered)
-    for field in dataclasses.fields(TrainConfig):
-        assert offered[field.name] == field.default, field.name
-
-
 def test_too_little_memory_is_said(monkeypatch):
     def short(self, *rest):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines.")
@@ -235,10 +228,10 @@ def test_too_little_memory_is_said(monkeypatch):
         train(TrainConfig(**SMALL), progress=False)
     assert "\n" not in str(error.value)
     monkeypatch.undo()
-    monkeypatch.setattr(training, "_room", lambda device: 1e4)
+    monkeypatch.setattr(training, "memory", lambda device: 1e4)
     with pytest.raises(InputError, match="before the first image"):
         train(TrainConfig(**SMALL), progress=False)
-    monkeypatch.setattr(training, "_room", lambda device: 1e6)
+    monkeypatch.setattr(training, "memory", lambda device: 1e6)
     with pytest.raises(InputError, match="use a part of the data in each step with n_charges"):
         fit(np.random.default_rng(0).normal(size=(2000, 100)), steps=1, width=8, progress=False)
 
@@ -344,7 +337,7 @@ def test_the_share_of_every_process_is_the_whole(monkeypatch):
         for rank in range(count):
             run = training._Training(config, data)
             run.team.rank, run.team.count = rank, count
-            run.team.apart = lambda module, apart: training.nullcontext()
+            run.team.apart = lambda module, apart: nullcontext()
             run.optimiser.step = lambda: None
             monkeypatch.setattr(training.nn.utils, "clip_grad_norm_", lambda *rest: None)
             run.flow.network.head.weight.data.normal_(generator=torch.Generator().manual_seed(0))
