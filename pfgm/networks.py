@@ -121,17 +121,8 @@ class UNet(nn.Module):
         for layer in self.embed.layers[::2]:
             initialise(layer)
         self.stem = conv(shape[0], width)
-        skips = self._way_down(block, sizes, attends)
-        self.middle = nn.ModuleList([block(skips[-1], skips[-1], attention is not None), block(skips[-1], skips[-1])])
-        self._way_up(block, sizes, attends, skips)
-        self.norm, self.head = group_norm(sizes[0][1]), conv(sizes[0][1], shape[0] + field, scale=1e-10)
-
-    def _way_down(self, block, sizes: list, attends: list) -> list:
-        "Blocks from the full resolution down; returns the channels of everything that the way up looks back at."
         self.down, self.halves, self.pyramid = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        blocks, fir, pyramid = (self.config[name] for name in ("blocks", "fir", "pyramid"))
-        h, small = self.config["width"], self.config["shape"][0]
-        skips = [h]
+        h, small, skips = width, shape[0], [width]
         for k, channels in sizes:
             if k:
                 self.halves.append(block(h, h, resample=Halve(fir)))
@@ -142,11 +133,8 @@ class UNet(nn.Module):
             self.down.append(nn.ModuleList(block(c, channels, attends[k]) for c in [h] + [channels] * (blocks - 1)))
             h = channels
             skips += [h] * blocks
-        return skips
-
-    def _way_up(self, block, sizes: list, attends: list, skips: list):
-        "Blocks back up to the full resolution, one more per size."
-        self.up, self.doubles, h, blocks = nn.ModuleList(), nn.ModuleList(), skips[-1], self.config["blocks"]
+        self.middle = nn.ModuleList([block(h, h, attention is not None), block(h, h)])
+        self.up, self.doubles = nn.ModuleList(), nn.ModuleList()
         for k, channels in reversed(sizes):
             stage = nn.ModuleList()
             for j in range(blocks + 1):
@@ -154,7 +142,8 @@ class UNet(nn.Module):
                 h = channels
             self.up.append(stage)
             if k:
-                self.doubles.append(block(h, h, resample=Double(self.config["fir"])))
+                self.doubles.append(block(h, h, resample=Double(fir)))
+        self.norm, self.head = group_norm(h), conv(h, shape[0] + field, scale=1e-10)
 
     def forward(
         self,
