@@ -27,9 +27,9 @@ from .checkpoint import atomic_write, read_json_lines
 from .checks import one_of, require
 from .data import Data
 from .diffusion import NoiseFlow, own_rule
+from .features import Inception, cached_classifier, content_hash
 from .field import scaled
-from .metrics import (Inception, cached_classifier, content_hash, frechet_distance, inception_score,
-                          nearest_distance, principal_components)
+from .metrics import frechet_distance, inception_score, nearest_distance, principal_components
 from .model import Model, TrainConfig, configure, pick_device
 from .training import make_run_dir, train
 
