@@ -11,7 +11,7 @@ from importlib.util import find_spec
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOMES = {"Model": "model", "TrainConfig": "model", "fit": "training", "train": "training", "load": "sources",
-          "explore": "explorer", "explore_model": "explorer"}
+          "explore": "explorer", "explore_model": "walk"}
 __all__ = [*_HOMES]
 
 

@@ -27,10 +27,10 @@ from .checkpoint import atomic_write, make_run_dir, read_json_lines
 from .checks import one_of, require
 from .data import Data
 from .diffusion import NoiseFlow, own_rule
+from .features import Inception, cached_classifier, content_hash
 from .field import scaled
 from .machine import pick_device
-from .metrics import (Inception, cached_classifier, content_hash, frechet_distance, inception_score,
-                          nearest_distance, principal_components)
+from .metrics import frechet_distance, inception_score, nearest_distance, principal_components
 from .model import Model, TrainConfig, configure
 from .training import train
 

@@ -17,7 +17,8 @@ from torch.nn.functional import avg_pool1d, pad
 
 from .checks import require
 from .flow import Flow
-from .ode import HEIGHTS, _place, integrate, log_factors, starts
+from .ode import HEIGHTS, integrate, log_factors, placement
+from .prior import starts
 
 # %% ../nbs/21_heights.ipynb #21-05
 def _follow_finely(flow: Flow, x: Tensor, z: Tensor, last: float, steps: int) -> tuple:
@@ -58,7 +59,7 @@ def fit_heights(
     "Heights at which few evaluations bring the solver closest to the true ends of the lines."
     require(solver != "rk45", "rk45 chooses its own heights.")
     require(steps >= 2, f"steps is {steps}; with one there is nothing to choose.")
-    x, z = (start.to(**_place(flow)) for start in starts(prior, n, generator))
+    x, z = (start.to(**placement(flow)) for start in starts(prior, n, generator))
     last = z_min / prior.z_max
     ends, bend = _follow_finely(flow, x, z, last, 64)
     spread = (ends - ends.mean(0)).square().mean().sqrt().clamp_min(1e-9)

@@ -9,6 +9,7 @@ __all__ = ['EMBEDDINGS', 'PRESETS', 'PAPER', 'NETWORKS', 'ResidualLinear', 'MLP'
 # %% ../nbs/32_networks.ipynb #32-02
 import inspect
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -112,38 +113,48 @@ class UNet(nn.Module):
                            attention=None if attention is None else list(attention), embedding=embedding, fir=fir,
                            pyramid=pyramid, dropout=dropout, field=field, classes=classes)
 
-        def block(inputs: int, outputs: int, attend: bool = False, resample: nn.Module = None) -> ResidualConv:
-            return ResidualConv(inputs, outputs, code, dropout, attend, resample)
-
-        sizes = list(enumerate(width * m for m in multipliers))
-        attends = [attention is not None and max(shape[1:]) // 2 ** k in attention for k, _ in sizes]
+        block = partial(ResidualConv, code=code, dropout=dropout)
+        channels = [width * m for m in multipliers]
+        attend = [attention is not None and max(shape[1:]) // 2 ** k in attention for k in range(len(channels))]
         self.embed, self.label = EMBEDDINGS[embedding](width, code), LabelEmbedding(classes, code)
         for layer in self.embed.layers[::2]:
             initialise(layer)
         self.stem = conv(shape[0], width)
+        joined = self._make_way_down(block, channels, attend)
+        h = channels[-1]
+        self.middle = nn.ModuleList([block(h, h, attention=attention is not None), block(h, h)])
+        self._make_way_up(block, channels, attend, joined)
+        self.norm, self.head = group_norm(width * multipliers[0]), conv(width * multipliers[0], shape[0] + field, scale=1e-10)
+
+    def _make_way_down(self, block, channels: list, attend: list) -> list:
+        "Blocks from full resolution to the coarsest, `channels` per size; the channels of every output, the stem's first."
+        h, small, blocks = self.config["width"], self.config["shape"][0], self.config["blocks"]
         self.down, self.halves, self.pyramid = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        h, small, skips = width, shape[0], [width]
-        for k, channels in sizes:
+        outputs = [h]
+        for k, width in enumerate(channels):
             if k:
-                self.halves.append(block(h, h, resample=Halve(fir)))
-                if pyramid:
+                self.halves.append(block(h, h, resample=Halve(self.config["fir"])))
+                if self.config["pyramid"]:
                     self.pyramid.append(PyramidConv(small, h))
                     small = h
-                skips.append(h)
-            self.down.append(nn.ModuleList(block(c, channels, attends[k]) for c in [h] + [channels] * (blocks - 1)))
-            h = channels
-            skips += [h] * blocks
-        self.middle = nn.ModuleList([block(h, h, attention is not None), block(h, h)])
+                outputs.append(h)
+            self.down.append(nn.ModuleList(block(c, width, attention=attend[k]) for c in [h] + [width] * (blocks - 1)))
+            h = width
+            outputs += [h] * blocks
+        return outputs
+
+    def _make_way_up(self, block, channels: list, attend: list, joined: list):
+        "Blocks from the coarsest size to full resolution; each joins the last output of the way down that is left."
+        h, blocks = channels[-1], self.config["blocks"]
         self.up, self.doubles = nn.ModuleList(), nn.ModuleList()
-        for k, channels in reversed(sizes):
+        for k, width in reversed(list(enumerate(channels))):
             stage = nn.ModuleList()
             for j in range(blocks + 1):
-                stage.append(block(h + skips.pop(), channels, attends[k] and j == blocks))
-                h = channels
+                stage.append(block(h + joined.pop(), width, attention=attend[k] and j == blocks))
+                h = width
             self.up.append(stage)
             if k:
-                self.doubles.append(block(h, h, resample=Double(fir)))
-        self.norm, self.head = group_norm(h), conv(h, shape[0] + field, scale=1e-10)
+                self.doubles.append(block(h, h, resample=Double(self.config["fir"])))
 
     def forward(
         self,

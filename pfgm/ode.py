@@ -4,23 +4,21 @@
 
 # %% auto #0
 __all__ = ['HEIGHTS', 'SOLVERS', 'log_factors', 'karras_factors', 'euler', 'heun', 'multistep', 'adams', 'ipndm',
-           'dormand_prince', 'rk45', 'Samples', 'integrate', 'Latents', 'starts', 'sample', 'encode', 'interpolate',
-           'rescale']
+           'dormand_prince', 'rk45', 'Samples', 'integrate', 'placement', 'sample', 'encode']
 
 # %% ../nbs/20_ode.ipynb #20-02
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .checks import InputError, one_of, require
+from .checks import one_of, require
 from .field import per_sample
 from .flow import Flow
-from .prior import Hemisphere
+from .prior import Hemisphere, Latents, check_latents, displaced, displacement, reach, starts
+from .prior import interpolate, rescale  # noqa: F401 - so that ode.interpolate and ode.rescale go on to work
 
 # %% ../nbs/20_ode.ipynb #20-05
 def log_factors(
@@ -240,78 +238,14 @@ def integrate(
         return Samples(end, calls)
     return Samples(end, calls, torch.stack(places), torch.stack(heights))
 
-# %% ../nbs/20_ode.ipynb #20-42
-@dataclass
-class Latents:
-    "Where field lines start, and the height at which they are left."
-
-    x: Tensor           # (n, *shape)
-    z: Tensor           # (n,)
-    end: float = 0.0    # height; 0: in the data plane, with xhat of the last evaluation
-    nfe: int = 0        # evaluations that it took to find them
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, which) -> "Latents":
-        "Some of them, by a slice, a mask or indices."
-        return Latents(self.x[which], self.z[which], self.end, self.nfe)
-
-    def save(self, path: Path):
-        "Write a .npz or .safetensors file."
-        arrays = dict(x=self.x.cpu().contiguous(), z=self.z.cpu().contiguous(), end=torch.tensor(self.end, dtype=torch.float64))
-        if _latent_file(path) == ".npz":
-            return np.savez(path, **{name: array.numpy() for name, array in arrays.items()})
-        from safetensors.torch import save_file
-        save_file(arrays, path)
-
-    @classmethod
-    def load(cls, path: Path) -> "Latents":
-        "Read a file that `save` wrote."
-        require(Path(path).is_file(), f"there is no file '{path}' with latents.")
-        try:
-            if _latent_file(path) == ".npz":
-                with np.load(path, allow_pickle=False) as file:
-                    arrays = {name: torch.as_tensor(file[name]) for name in ("x", "z", "end")}
-            else:
-                from safetensors.torch import load_file
-                arrays = load_file(path)
-            return cls(arrays["x"], arrays["z"], float(arrays["end"]))
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(f"'{path}' does not hold latents (arrays x, z and end).") from error
-
-def _latent_file(path: Path) -> str:
-    suffix = Path(path).suffix
-    require(suffix in (".npz", ".safetensors"), f"latents are kept in .npz or .safetensors files, not in '{path}'.")
-    return suffix
-
-def starts(
-    prior,                              # Prior or Hemisphere
-    n: int,                             # how many
-    generator: torch.Generator = None,  # on the CPU
-) -> tuple:                             # x (n, *shape), z (n,) float64 on the CPU
-    "Starts of n field lines; the k-th does not depend on n."
-    seeds = torch.randint(2 ** 62, (n,), generator=generator).tolist()
-    pairs = [prior.sample(1, torch.Generator().manual_seed(seed)) for seed in seeds]
-    return torch.cat([x for x, _ in pairs]), torch.cat([z for _, z in pairs])
-
 # %% ../nbs/20_ode.ipynb #20-19
-def _place(flow: Flow) -> dict:
+def placement(
+    flow: Flow,  # any
+) -> dict:       # device and dtype, for Tensor.to
     "Device of the flow, and the dtype of states there: double where the device has it."
     tensors = [*flow.parameters(), *flow.buffers()]
     device = tensors[0].device if tensors else torch.device("cpu")
     return dict(device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
-
-def _check_latents(latents: Latents, prior, what: str = "latents"):
-    x, z = latents.x, latents.z
-    require(tuple(x.shape[1:]) == tuple(prior.shape) and tuple(z.shape) == (len(x),) and len(x) > 0,
-            f"{what} have shape {tuple(x.shape)} and heights {tuple(z.shape)}; this model needs"
-            f" (n, {', '.join(map(str, prior.shape))}) and (n,), n at least 1.")
-    require(bool(x.isfinite().all() and z.isfinite().all()), f"{what} hold NaN or infinite numbers.")
-    require(bool((z > latents.end).all()) and latents.end >= 0,
-            f"latents must lie above the height {latents.end:.3g} where their lines end, and it must not be negative.")
 
 def _factors(heights, steps: int, last: float) -> Tensor:
     "Factors of a schedule by its name, or given ones, checked."
@@ -348,10 +282,10 @@ def sample(
     callable(solver) or one_of("solver", solver, SOLVERS)
     if latents is None:
         latents = Latents(*starts(prior, n, generator))
-    _check_latents(latents, prior)
+    check_latents(latents, prior)
     jump = latents.end == 0
     factors = _factors(heights, steps if jump else steps + 1, z_min / prior.z_max)
-    x, z = latents.x.to(**_place(flow)), latents.z.to(**_place(flow))
+    x, z = latents.x.to(**placement(flow)), latents.z.to(**placement(flow))
     done = []
     for k in tqdm(range(0, len(x), batch_size), desc="sampling", leave=False,
                   disable=not progress or len(x) <= batch_size):
@@ -362,20 +296,6 @@ def sample(
     return Samples(torch.cat([part.x for part in done]), max(part.nfe for part in done), *path)
 
 # %% ../nbs/20_ode.ipynb #20-20
-def _away(prior, x: Tensor) -> Tensor:
-    "Displacement from the centre of the prior, flat: (b, N)."
-    return (x if prior.centre is None else x - prior.centre.to(x)).flatten(1)
-
-def _put(prior, away: Tensor, z: Tensor, end: float, nfe: int = 0) -> Latents:
-    "Latents from displacements (b, N) from the centre and heights."
-    return Latents(away.view(-1, *prior.shape) + (0 if prior.centre is None else prior.centre.to(away)), z, end, nfe)
-
-def _reach(prior, x: Tensor, z: Tensor) -> Tensor:
-    "R / r, by which far points (x, z) are scaled to lie on the hemisphere; 1 if the prior is a plane: (b,)."
-    if not isinstance(prior, Hemisphere):
-        return torch.ones_like(z)
-    return prior.R / (_away(prior, x).square().sum(1) + prior.D * z.square()).sqrt()
-
 def encode(
     flow: Flow,                # any
     x: Tensor,                 # (b, *shape) data
@@ -393,9 +313,9 @@ def encode(
     require(batch_size >= 1, f"batch_size is {batch_size}; it must be 1 or more.")
     callable(solver) or one_of("solver", solver, SOLVERS)
     factors = _factors(heights, steps + 1, z_min / prior.z_max)
-    x = torch.as_tensor(x).to(**_place(flow))
+    x = torch.as_tensor(x).to(**placement(flow))
     low = torch.full((len(x),), z_min).to(x)
-    _check_latents(Latents(x, low), prior, "the data")
+    check_latents(Latents(x, low), prior, "the data")
     done = []
     for k in tqdm(range(0, len(x), batch_size), desc="encoding", leave=False, disable=not progress or len(x) <= batch_size):
         some, z = x[k:k + batch_size], low[k:k + batch_size]
@@ -403,56 +323,10 @@ def encode(
         if isinstance(prior, Hemisphere):
             grid = torch.linspace(0, math.log(prior.z_max / z_min), 17).exp()
             run = integrate(flow, some, z, grid, first=k)
-            tops, coarse = prior.z_max * _reach(prior, run.x, tops), run.nfe
+            tops, coarse = prior.z_max * reach(prior, run.x, tops), run.nfe
             require(bool((tops > z).all()), f"x is too far from the data for z_min = {z_min:.3g}; take a larger z_min.")
         run = integrate(flow, some, z, _stretched(factors, z / tops).flip(0) * (tops / z), solver, first=k, **options)
-        scale = _reach(prior, run.x, tops)
-        done.append(_put(prior, scale[:, None] * _away(prior, run.x), scale * tops, z_min, run.nfe + coarse))
+        scale = reach(prior, run.x, tops)
+        done.append(displaced(prior, scale[:, None] * displacement(prior, run.x), scale * tops, z_min, run.nfe + coarse))
     return Latents(torch.cat([part.x for part in done]), torch.cat([part.z for part in done]), z_min,
                    max(part.nfe for part in done))
-
-# %% ../nbs/20_ode.ipynb #20-45
-def _slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    "Great circles between the directions of a and b (n, k) at the shares t, lengths in proportion: (n, len(t), k)."
-    lengths = a.norm(dim=1)[:, None] ** (1 - t) * b.norm(dim=1)[:, None] ** t
-    a, b = (torch.nn.functional.normalize(v)[:, None] for v in (a, b))
-    angle = torch.atan2((a - b).norm(dim=2), (a + b).norm(dim=2)).mul(2).clamp_min(1e-7)[..., None]
-    way = (((1 - t)[:, None] * angle).sin() * a + (t[:, None] * angle).sin() * b) / angle.sin()
-    return torch.nn.functional.normalize(way, dim=2) * lengths[..., None]
-
-def interpolate(
-    prior,              # that the latents belong to
-    a: Latents,         # n of them
-    b: Latents,         # n others
-    count: int = 10,    # latents on every way, both ends included
-) -> Latents:           # n * count, way after way
-    "Latents on the great circles from a to b."
-    for latents in (a, b):
-        _check_latents(latents, prior)
-    require(len(a) == len(b) and a.end == b.end, f"{len(a)} latents ending at {a.end:.3g} and {len(b)} ending at {b.end:.3g}: "
-            "both must be as many and end at one height.")
-    require(count >= 2, f"count is {count}; a way has 2 ends.")
-    x, y = _away(prior, a.x), _away(prior, b.x)
-    t = torch.linspace(0, 1, count).to(x)
-    if prior.D == math.inf:
-        way, z = _slerp(x, y, t), a.z[:, None] ** (1 - t) * b.z[:, None] ** t
-    else:
-        root = math.sqrt(prior.D)
-        way = _slerp(torch.cat([x, root * a.z[:, None]], 1), torch.cat([y, root * b.z[:, None]], 1), t)
-        way, z = way[..., :-1], way[..., -1] / root
-    return _put(prior, way.flatten(0, 1), z.flatten(), a.end)
-
-def rescale(
-    prior,             # that the latents belong to
-    latents: Latents,  # any
-    factor: float,     # above 1: nearer to the horizon, below 1: nearer to the axis
-) -> Latents:
-    "Latents with |x| / z multiplied by a factor (the paper's temperature), at the same distance from the data."
-    require(0 < factor < math.inf, f"the factor is {factor}; it must be above 0.")
-    _check_latents(latents, prior)
-    away, z = factor * _away(prior, latents.x), latents.z
-    if prior.D < math.inf:
-        square = away.square().sum(1)
-        shrink = ((square / factor ** 2 + prior.D * z ** 2) / (square + prior.D * z ** 2)).sqrt()
-        away, z = away * shrink[:, None], z * shrink
-    return _put(prior, away, z, latents.end)

@@ -40,7 +40,7 @@ print(json.dumps([dict(at=at, pixel=pixel) for at, pixel in zip(explorer.charges
 """
 DIGITS = """
 import pfgm
-from pfgm.explorer import explore_model
+from pfgm.walk import explore_model
 explore_model(pfgm.fit("digits", steps=3, width=8, progress=False))
 """
 

@@ -10,8 +10,8 @@ from pfgm.checks import InputError
 from pfgm.diffusion import PROCESSES, NoiseFlow, Process, lognormal_draw, own_rule
 from pfgm.jobs import main
 from pfgm.model import Model, TrainConfig
-from pfgm.ode import Latents, encode, sample, starts
-from pfgm.prior import Prior
+from pfgm.ode import encode, sample
+from pfgm.prior import Latents, Prior, starts
 from pfgm.training import train
 
 KINDS = list(PROCESSES)

@@ -19,7 +19,7 @@ from pfgm.checks import InputError
 from pfgm.data import from_array
 from pfgm.diffusion import NoiseFlow
 from pfgm.experiments import METHODS, SCALES, Judge, Lab, machine, method, over_seeds, sampler
-from pfgm.metrics import content_hash
+from pfgm.features import content_hash
 from pfgm.model import Model, configure
 from pfgm.sources import load
 from pfgm.training import _Training, train

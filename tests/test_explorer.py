@@ -7,8 +7,9 @@ import torch
 
 import pfgm
 from pfgm.checks import InputError
-from pfgm.explorer import HEIGHTS, Explorer, Settings, explore, fall, numbered, picture, walk_picture
+from pfgm.explorer import HEIGHTS, Explorer, Settings, explore, fall, picture
 from pfgm.ode import SOLVERS
+from pfgm.walk import numbered, walk_picture
 
 matplotlib.use("Agg")
 THREE = torch.tensor([[0.0, 0.5], [-0.5, -0.5], [0.7, 0.0]], dtype=torch.float64)

@@ -20,7 +20,8 @@ def test_import_without_the_notebook_world():
 
 
 def test_import_alone_is_light_and_names_come_when_they_are_used():
-    program = "import sys, pfgm; assert not {'torch', 'numpy', 'scipy', 'tqdm'} & set(sys.modules); assert pfgm.load('rings', n=5).shape == (2,)"
+    program = ("import sys, pfgm; assert not {'torch', 'numpy', 'scipy', 'tqdm'} & set(sys.modules);"
+               "assert pfgm.load('rings', n=5).shape == (2,)")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -18,6 +18,7 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
+from pfgm import features as F
 from pfgm import metrics as M
 from pfgm.checks import InputError
 from pfgm.data import Data, from_array
@@ -144,36 +145,36 @@ def test_classifier_is_repeatable_and_leaves_random_numbers_alone(tmp_path):
     x[:, 2] += 4 * labels
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    network = M.cached_classifier(tmp_path, x, labels, steps=60)
+    network = F.cached_classifier(tmp_path, x, labels, steps=60)
     assert torch.get_rng_state().equal(before)
     assert network.accuracy(x, labels) > 0.95 and network.features(x).shape == (200, 64)
     file, = tmp_path.iterdir()
     changed = file.stat().st_mtime_ns
-    again = M.cached_classifier(tmp_path, x, labels.numpy(), steps=60)
+    again = F.cached_classifier(tmp_path, x, labels.numpy(), steps=60)
     assert again.features(x).equal(network.features(x)) and file.stat().st_mtime_ns == changed
-    assert M.train_classifier(x, labels, steps=60).features(x).equal(network.features(x))
-    M.cached_classifier(tmp_path, x, 1 - labels, steps=2)
+    assert F.train_classifier(x, labels, steps=60).features(x).equal(network.features(x))
+    F.cached_classifier(tmp_path, x, 1 - labels, steps=2)
     assert len(list(tmp_path.iterdir())) == 2
     with pytest.raises(InputError, match="at least two classes"):
-        M.train_classifier(x, torch.zeros(200), steps=1)
+        F.train_classifier(x, torch.zeros(200), steps=1)
     with pytest.raises(InputError, match="one label"):
-        M.train_classifier(x, labels[:-1], steps=1)
+        F.train_classifier(x, labels[:-1], steps=1)
 
 
 def test_cache_is_whole_or_not_there(tmp_path):
     with pytest.raises(ZeroDivisionError):
-        M.cached(tmp_path / "x.npy", lambda: 1 / 0)
+        F.cached(tmp_path / "x.npy", lambda: 1 / 0)
     assert not list(tmp_path.iterdir())
     (tmp_path / "x.npy").write_bytes(pickle.dumps([1]))
-    assert M.cached(tmp_path / "x.npy", lambda: torch.ones(3)).tolist() == [1, 1, 1]
+    assert F.cached(tmp_path / "x.npy", lambda: torch.ones(3)).tolist() == [1, 1, 1]
     assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
 
 
 def test_hash_sees_values_order_shape_and_type():
     x = torch.arange(6.0)
     others = [x + 1, x.flip(0), x.view(2, 3), x.double(), x.int()]
-    assert len({M.content_hash(other) for other in [x, *others]}) == 6
-    assert M.content_hash(x, "a") != M.content_hash(x, "b") and M.content_hash(x) == M.content_hash(x.clone())
+    assert len({F.content_hash(other) for other in [x, *others]}) == 6
+    assert F.content_hash(x, "a") != F.content_hash(x, "b") and F.content_hash(x) == F.content_hash(x.clone())
 
 
 # Inception, with random weights: what is tested is everything but the 95 MB that have to be downloaded
@@ -206,7 +207,7 @@ def pictures(tmp_path_factory):
 
 def test_inception_as_in_the_library(weights):
     images = (normal(16, 3, 12, 12) / 2).clamp(-1, 1).float()
-    network = M.Inception(str(weights))
+    network = F.Inception(str(weights))
     a, b = network.features(images[:8]), network.features(images[8:])
     bytes_ = ((images + 1) * 127.5).round().byte()
     theirs = torch_fidelity.calculate_metrics(
@@ -243,13 +244,13 @@ class Evil:
 
 def test_weights_that_are_none(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="there is no file '.*none.pth' with Inception weights; get https://"):
-        M.Inception(str(tmp_path / "none.pth"))
+        F.Inception(str(tmp_path / "none.pth"))
     monkeypatch.setenv("EVIL", str(tmp_path / "evil"))
     (tmp_path / "evil.pth").write_bytes(pickle.dumps(Evil()))
     torch.save({"a": torch.ones(2)}, tmp_path / "other.pth")
     for name in ("evil.pth", "other.pth"):
         with pytest.raises(InputError, match="does not hold the Inception weights"):
-            M.Inception(str(tmp_path / name))
+            F.Inception(str(tmp_path / name))
     assert not (tmp_path / "evil").exists()
 
 
@@ -258,7 +259,7 @@ def test_no_network(tmp_path, monkeypatch):
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with pytest.raises(InputError) as caught:
-        M.Inception()
+        F.Inception()
     text = str(caught.value)
     assert "get https://github.com/toshas/torch-fidelity/releases/" in text and "-p weights" in text
     assert str(tmp_path / "hub" / "checkpoints") in text and "\n" not in text
@@ -349,7 +350,7 @@ def test_inception_through_the_notebook(folder, pictures, weights, monkeypatch, 
     row = found["figures"]["made"]
     assert row["n"] == 8 and found["n_reference"] == 11 and row["frechet"][0] > 0 and row["score"][0] >= 1
     assert "real, held out" not in found["figures"] and not found["copies"]  # one image is too few
-    monkeypatch.setattr(M.Inception, "features", lambda *args: 1 / 0)
+    monkeypatch.setattr(F.Inception, "features", lambda *args: 1 / 0)
     assert evaluate(folder, monkeypatch, **parameters)["result"]["figures"]["made"] == row
 
 

@@ -15,8 +15,8 @@ from pfgm.flow import DenoiserFlow, EmpiricalFlow, Flow
 from pfgm.heights import fit_heights, kept_heights
 from pfgm.model import TrainConfig
 from pfgm.networks import build
-from pfgm.ode import Latents, encode, integrate, interpolate, rescale, sample, starts
-from pfgm.prior import Hemisphere, Prior, student_draw
+from pfgm.ode import encode, integrate, sample
+from pfgm.prior import Hemisphere, Latents, Prior, interpolate, rescale, starts, student_draw
 from pfgm.training import train
 
 DOUBLE = dict(dtype=torch.float64)
