@@ -60,10 +60,17 @@ def test_the_wheel_alone_fits_a_table_and_samples(built, tmp_path):
     shutil.rmtree(tmp_path / "venv")
 
 
-def test_every_requirement_is_in_a_group_and_pinned_as_tested():
+def pins(name: str) -> dict:
+    "Package -> version in a file of constraints."
+    return dict(line.split("==") for line in (ROOT / name).read_text(encoding="utf-8").splitlines() if "==" in line)
+
+
+def test_requirements_are_pinned_as_tested_and_their_lower_bounds_too():
     settings = configparser.ConfigParser(delimiters=["="])
     settings.read(ROOT / "settings.ini", encoding="utf-8")
-    groups = [value for name, value in settings["DEFAULT"].items() if name.endswith("requirements")]
-    names = {re.split("[<>=]", word)[0] for value in groups for word in value.split()}
-    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
-    assert names <= pinned, names - pinned
+    groups = {name: value.split() for name, value in settings["DEFAULT"].items() if name.endswith("requirements")}
+    words = [word for group in groups.values() for word in group]
+    assert {re.split("[<>=]", word)[0] for word in words} <= pins("constraints.txt").keys()
+    bounds, lowest = dict(word.split(">=") for word in words if ">=" in word), pins("constraints-lowest.txt")
+    assert {word.split(">=")[0] for word in groups["requirements"]} <= lowest.keys()
+    assert all((version + ".0").startswith(bounds[name] + ".") for name, version in lowest.items())
