@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import InputError, require
+from .checks import InputError, optional, require
 from .field import scaled
 
 # %% ../nbs/33_data.ipynb #33-05
@@ -192,8 +192,7 @@ def from_array(
 # %% ../nbs/33_data.ipynb #33-28
 def digits() -> Data:
     "1,400 + 397 handwritten digits, 8 x 8 pixels; the same split every time."
-    from sklearn.datasets import load_digits
-    images, kinds = load_digits(return_X_y=True)
+    images, kinds = optional("digits", "sklearn.datasets", "scikit-learn").load_digits(return_X_y=True)
     images = images.astype(np.float32).reshape(-1, 8, 8)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).numpy()
     eight, classes = torch.tensor(8.0), number_classes(kinds[order], 1400)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoint import atomic_write, load_weights, save_weights
-from .checks import InputError, require
+from .checks import InputError, optional, require
 from .field import scaled
 
 # %% ../nbs/44_features.ipynb #44-05
@@ -142,9 +142,8 @@ def cached_classifier(
 # %% ../nbs/44_features.ipynb #44-20
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # of the weights behind FID
 
-def _inception_file(weights: str) -> Path:
+def _inception_file(weights: str, url: str) -> Path:
     "The file of weights, downloaded if none is named."
-    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3 as url
     name = url.rsplit("/", 1)[-1]
     path = Path(weights or Path(torch.hub.get_dir()) / "checkpoints" / name).expanduser()
     require(path.is_file() or not weights, f"there is no file '{weights}' with Inception weights; get {url}.")
@@ -171,15 +170,12 @@ class Inception:
         weights: str = "",    # file in torch-fidelity's format; "": download, or the one downloaded before
         device: str = "cpu",
     ):
-        try:
-            from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-        except ImportError as error:
-            raise InputError("Inception features need torch-fidelity: `pip install torch-fidelity`.") from error
-        path = _inception_file(weights)
+        library = optional("Inception", "torch_fidelity.feature_extractor_inceptionv3", "torch-fidelity")
+        path = _inception_file(weights, library.URL_INCEPTION_V3)
         self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         try:
             torch.load(path, weights_only=True, map_location="cpu")  # the library's own reading would execute a pickle
-            self.network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(path)).to(device)
+            self.network = library.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(path)).to(device)
         except Exception as error:
             raise InputError(f"'{path}' does not hold the Inception weights that torch-fidelity uses: remove it, and get"
                              " the file again or name another one with -p weights.") from error

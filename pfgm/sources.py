@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import InputError, one_of, require
+from .checks import InputError, one_of, optional, require
 from .data import TOYS, Data, digits, from_array, from_parts, number_classes, split, toy
 
 # %% ../nbs/34_sources.ipynb #34-05
@@ -205,7 +205,7 @@ def _download(name: str, fetch, address: str, files: str, folder: Path):
 
 def _small_set(name: str, root: Path) -> Data:
     "MNIST, FashionMNIST or CIFAR-10, with their ten classes."
-    from torchvision import datasets
+    datasets = optional(name, "torchvision.datasets", "torchvision")
     if name == "cifar10":
         kind, address, files, folder = datasets.CIFAR10, datasets.CIFAR10.url, datasets.CIFAR10.filename, root
     else:
@@ -222,7 +222,7 @@ def _small_set(name: str, root: Path) -> Data:
 # %% ../nbs/34_sources.ipynb #34-21
 def _celeba(root: Path, progress: bool) -> Data:
     "Faces, 64 x 64: the official training and test parts."
-    from torchvision import datasets
+    datasets = optional("celeba64", "torchvision.datasets", "torchvision")
     folder = root / "celeba"
     pictures, parts = folder / "img_align_celeba", folder / "list_eval_partition.txt"
     if not (pictures.is_dir() and parts.is_file()):
@@ -242,10 +242,7 @@ def _bedrooms(root: Path, progress: bool) -> Data:
     for folder in folders:
         require((folder / "data.mdb").is_file(), f"there is no '{folder}': get {folder.name}.zip from https://www.yf.io/p/lsun"
                 f" (bedroom_train_lmdb.zip has 43 GB) and unpack it in '{root}'.")
-    try:
-        import lmdb
-    except ImportError as error:
-        raise InputError("lsun_bedroom256 needs one more package: type `pip install lmdb`.") from error
+    lmdb = optional("lsun_bedroom256", "lmdb", "lmdb")
     parts = []
     for folder in folders:
         try:
