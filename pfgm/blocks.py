@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['initialise', 'conv', 'group_norm', 'Embedding', 'LevelEmbedding', 'PositionalEmbedding', 'FourierEmbedding',
-           'LabelEmbedding', 'Resample', 'Halve', 'Double', 'PyramidConv', 'SelfAttention', 'ResidualConv']
+           'LabelEmbedding', 'Resample', 'Halve', 'Double', 'PyramidConv', 'SelfAttention', 'ResidualConv',
+           'ModulatedConv']
 
 # %% ../nbs/30_blocks.ipynb #30-02
 import math
@@ -206,3 +207,31 @@ class ResidualConv(nn.Module):
         inner = self.inner(self.resample(F.silu(self.norm1(h)))) + self.shift(code)[:, :, None, None]
         inner = self.outer(self.dropout(F.silu(self.norm2(inner))))
         return self.attention((self.skip(self.resample(h)) + inner) * 0.5 ** 0.5)
+
+# %% ../nbs/30_blocks.ipynb #30-49
+class ModulatedConv(nn.Module):
+    "A lighter block with the arguments and shapes of `ResidualConv`; the code scales and shifts (ours)."
+
+    def __init__(
+        self,
+        inputs: int,                 # channels
+        outputs: int,                # channels
+        code: int,                   # width of the code
+        dropout: float = 0.0,        # share of hidden units dropped in training
+        attention: bool = False,     # at the end
+        resample: nn.Module = None,  # Halve or Double; None: keep the size
+    ):
+        super().__init__()
+        self.inner, self.outer = conv(inputs, outputs), conv(outputs, outputs, scale=1e-10)
+        self.modulate = initialise(nn.Linear(code, 2 * outputs), scale=1e-10)
+        self.skip = conv(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        self.attention = SelfAttention(outputs) if attention else nn.Identity()
+        self.resample, self.dropout = resample or nn.Identity(), nn.Dropout(dropout)
+
+    def forward(self, h: Tensor, code: Tensor) -> Tensor:
+        h = self.resample(h)
+        even = F.layer_norm(h.permute(0, 2, 3, 1), h.shape[1:2]).permute(0, 3, 1, 2)  # of each pixel
+        inner = self.inner(F.silu(even))
+        scale, shift = self.modulate(code).to(inner.dtype)[:, :, None, None].chunk(2, 1)
+        inner = self.outer(self.dropout(F.silu(torch.addcmul(shift, inner, 1 + scale))))
+        return self.attention((self.skip(h) + inner) * 0.5 ** 0.5)
