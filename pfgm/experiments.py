@@ -31,7 +31,8 @@ from .features import Inception, cached_classifier, content_hash
 from .field import scaled
 from .machine import pick_device
 from .metrics import frechet_distance, inception_score, nearest_distance, principal_components
-from .model import Model, TrainConfig, configure
+from .config import TrainConfig, configure
+from .model import Model
 from .training import train
 
 # %% ../nbs/60_experiments.ipynb #60-21

@@ -17,7 +17,8 @@ import torch
 
 from .checks import InputError, one_of, require
 from .machine import pick_device
-from .model import PRESETS, Model, TrainConfig, configure
+from .config import PRESETS, TrainConfig, configure
+from .model import Model
 from .training import train
 
 # %% ../nbs/45_jobs.ipynb #45-05

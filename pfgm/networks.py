@@ -239,7 +239,8 @@ def build(
         preset, fitting = PRESETS[choice], [name for name in PRESETS if PRESETS[name]["shape"] == shape]
         require(shape == preset["shape"], f"the preset '{choice}' is for samples of shape {preset['shape']}, not {shape}; "
                                           f"use network='{fitting[0] if fitting else 'auto'}'.")
-        choice, options = "unet", dict(block="residual", patch=1) | {name: preset[name] for name in preset if name != "shape"} | options
+        choice, options = "unet", dict(preset, block="residual", patch=1) | options
+        options.pop("shape")
     elif choice == "auto":
         image = len(shape) == 3 and shape[0] <= 4 and min(shape[1:]) > 8
         choice = "unet" if image else "mlp"
@@ -266,6 +267,8 @@ def count_multiply_adds(
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
     config = network.config
+    channels, *sides = shape or config["shape"]
+    seen = (1, channels * (1 + config.get("guess", False)), *sides)
     with FakeTensorMode(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-        build(**config)(torch.zeros(1, *(shape or config["shape"])), torch.zeros(1, config.get("levels", 2)))
+        build(**config)(torch.zeros(seen), torch.zeros(1, config.get("levels", 2)))
     return counter.get_total_flops() // 2

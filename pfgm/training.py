@@ -9,7 +9,7 @@ __all__ = ['train', 'fit']
 import hashlib
 import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -19,14 +19,16 @@ from tqdm.auto import tqdm
 
 from .checkpoint import append_json, cut_json_lines, load_state, make_run_dir, save_state
 from .checks import InputError, require
+from .config import TrainConfig, configure
 from .data import Data, from_array
 from .diffusion import PROCESSES, lognormal_draw
 from .field import per_sample, posterior_mean, scaled
-from .flow import Flow, principal_axes
-from .machine import Team, memory, plain_errors, speed_up, stop_requests, tf32
-from .model import Model, TrainConfig, configure, make_flow, make_network, make_process
+from .flow import Flow
+from .machine import Team, memory, plain_errors, speed_up, stop_requests, tf32, threads
+from .model import Model, make_flow, make_network, make_process, some, statistics
 from .objective import denoiser_loss, field_loss
 from .perturbation import kernel_draw, paper_draw, paper_scales
+from .plan import plan
 from .sources import load
 
 # %% ../nbs/42_training.ipynb #42-05
@@ -114,57 +116,55 @@ def _average(decay: float):
 _FREE = ("minutes", "steps", "device", "run_dir", "save_minutes", "sample_minutes", "keep", "data_dir", "micro_batch",
          "compile")  # may differ when a run goes on
 
-def _some(points: Tensor, numbers: int = 2 ** 27) -> Tensor:
-    "Every k-th point, so that all have no more than so many numbers."
-    return points[::-(-points.numel() // numbers)]
-
 def _hash(data: Data) -> str:
     "What tells one data set from another; of a very large one, a part."
-    parts = [_some(data.train, 2 ** 30), *([] if data.labels is None else [data.labels])]
+    parts = [some(data.train, 2 ** 30), *([] if data.labels is None else [data.labels])]
     return hashlib.sha256(b"".join(part.contiguous().numpy().tobytes() for part in parts)).hexdigest()[:16]
 
-def _left_state(config: TrainConfig, data_hash: str) -> dict:
-    "State left in the run folder by a run that this one may go on with, or None."
+def _left_state(config: TrainConfig, data: Data) -> tuple:
+    "The configuration with what a run left in the run folder had planned, and its state; None if there is none to go on with."
     folder = Path(config.run_dir)
-    if state := load_state(folder):
-        require({"config", "data", "step"} <= state.keys(), f"the training state in '{folder}' was not written by pfgm: remove "
-                                                            "it, or choose another run_dir.")
-        for name, value in asdict(config).items():
-            before = state["config"].get(name, value)
-            require(name in _FREE or before == value,
-                    f"'{folder}' holds a run with {name} = {before!r}, not {value!r}: choose another run_dir, or start "
-                    "it anew with -p restart True.")
-        require(state["data"] == data_hash, f"'{folder}' holds a run on other data: choose another run_dir.")
-    return state
+    if not (state := load_state(folder)):
+        return config, None
+    require({"config", "data", "step"} <= state.keys(), f"the training state in '{folder}' was not written by pfgm: remove "
+                                                        "it, or choose another run_dir.")
+    before = state["config"]
+    planned = [name for name in ("batch", "width", "lr", "warmup", "ema") if getattr(config, name) is None]
+    planned += ["precision"] * (config.precision == "auto")
+    config = replace(config, **{name: before[name] for name in planned if name in before})
+    for name, value in asdict(config).items():
+        require(name in _FREE or before.get(name, value) == value,
+                f"'{folder}' holds a run with {name} = {before.get(name)!r}, not {value!r}: choose another run_dir, or start "
+                "it anew with -p restart True.")
+    require(state["data"] == _hash(data), f"'{folder}' holds a run on other data: choose another run_dir.")
+    return config, state
 
 # %% ../nbs/42_training.ipynb #42-15
-def _statistics(data: Data) -> tuple:
-    "Mean of the data, and their standard deviation per number."
-    points = _some(data.train, 2 ** 28)
-    mean = sum(scaled(part).double().sum(0) for part in points.split(4096)) / len(points)
-    spread = (sum((scaled(part) - mean).square().sum() for part in points.split(4096)) / points.numel()).sqrt().item()
-    require(spread > 0, "all data points are the same: there is nothing to learn from them.")
-    return mean.float(), spread
-
 class _Training:
     "Flow, moving average, optimiser and random numbers of one run."
 
     def __init__(self, config: TrainConfig, data: Data):
+        self.team, self.data_hash = Team(config.device, config.batch), _hash(data)
+        self.device, (spread, *about) = self.team.device, statistics(config, data)
+
+        def make(config: TrainConfig) -> nn.Module:
+            return make_network(config, data.shape, len(data.classes) if config.conditional else 0)
+
+        self.config, self.threads, self.plan = self.team.gather(plan(config, make, self.device))[0]
+        config = self.config
         torch.manual_seed(config.seed)
-        self.config, self.team, self.data_hash = config, Team(config.device, config.batch), _hash(data)
-        self.device, (mean, spread) = self.team.device, _statistics(data)
-        network = make_network(config, data.shape, len(data.classes) if config.conditional else 0)
+        network = make(config)
         needed = 20 * sum(p.numel() for p in network.parameters())  # weights, gradient, average, two moments of Adam
         require(needed < memory(self.device),
                 f"training '{config.network}' takes {needed / 2 ** 30:.1f} GiB on '{self.device}' before the first image, more "
                 "than there is: choose a smaller network or width.")
-        about = () if config.objective == "paper" else (mean, *principal_axes(scaled(_some(data.train, 2 ** 26)) - mean))
         self.flow = make_flow(config, network, spread, *about).to(self.device, memory_format=torch.channels_last)
         self.average = AveragedModel(self.flow, multi_avg_fn=_average(0.5 ** (1 / config.half_life) if config.half_life
                                                                      else config.ema))
         self.optimiser = torch.optim.Adam(self.flow.parameters(), lr=config.lr, fused=True)
+        N = math.prod(data.shape)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
-        self.M = config.M or paper_scales(spread * math.sqrt(mean.numel()), mean.numel())["M"]
+        self.M = config.M or paper_scales(spread * math.sqrt(N), N)["M"]
         if self.team.rank:
             torch.manual_seed(config.seed + self.team.rank)  # dropout is every process's own
         speed_up(self.flow.network, self.device, config.precision, config.compile)
@@ -260,22 +260,27 @@ def train(
     require(not config.flip or data.is_images, "flip is for images; leave it out for other data.")
     require(not config.conditional or data.labels is not None,
             f"conditional needs labels, and '{data.name}' has none: leave it out, or give a folder with one folder per class.")
-    run, folder = _Training(config, data), Path(config.run_dir) if config.run_dir else None
+    folder, state = Path(config.run_dir) if config.run_dir else None, None
     if folder:
         make_run_dir(folder)
-        if restart and run.team.rank == 0:
-            _clear(folder)
-        run.team.wait()
-        if state := _left_state(config, run.data_hash):
-            run.restore(state)
-            if run.team.rank == 0:
-                cut_json_lines(folder / "log.jsonl", run.step)
-    model = Model(run.average.module.eval(), data, config)
+        config, state = (config, None) if restart else _left_state(config, data)
+    run = _Training(config, data)
+    first = run.team.rank == 0
+    if restart and folder and first:
+        _clear(folder)
+    run.team.wait()
+    if state:
+        run.restore(state)
+        if first:
+            cut_json_lines(folder / "log.jsonl", run.step)
+    model = Model(run.average.module.eval(), data, run.config)
     if run.progress < 1:
-        points = config.micro_batch or -(-config.batch // run.team.count)
-        with plain_errors(run.team, points, lambda: run.step):
-            _run(run, _Charges(data, config, run.device), model, folder, progress)
-    if folder and run.team.rank == 0:
+        if run.plan and progress and first:
+            print(run.plan)
+        points = run.config.micro_batch or -(-run.config.batch // run.team.count)
+        with plain_errors(run.team, points, lambda: run.step), threads(run.threads):
+            _run(run, _Charges(data, run.config, run.device), model, folder, progress)
+    if folder and first:
         model.save(folder)
     run.team.wait()
     return model
@@ -322,7 +327,7 @@ def fit(
     data,                     # (n, *shape) array or tensor, a name or path for pfgm.load, or Data
     minutes: float = None,    # budget; None: the preset's, or 2
     progress: bool = True,    # show a bar with time left
-    preset: str = "",         # one of pfgm.model.PRESETS
+    preset: str = "",         # one of pfgm.config.PRESETS
     **config,                 # anything in TrainConfig
 ) -> Model:
     "Learn to generate data of any kind; returns a model with `.sample(n)`."

@@ -3,7 +3,7 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
-from pfgm.model import TrainConfig
+from pfgm.config import TrainConfig
 
 TRAIN = Path(__file__).parent.parent / "nbs" / "train.ipynb"
 

@@ -9,7 +9,8 @@ from scipy import stats
 from pfgm.checks import InputError
 from pfgm.diffusion import PROCESSES, NoiseFlow, Process, lognormal_draw, own_rule
 from pfgm.jobs import main
-from pfgm.model import Model, TrainConfig
+from pfgm.config import TrainConfig
+from pfgm.model import Model
 from pfgm.ode import encode, sample
 from pfgm.prior import Latents, Prior, starts
 from pfgm.training import train

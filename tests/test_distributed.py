@@ -12,7 +12,7 @@ import torch
 from pfgm.checkpoint import load_state, read_json_lines
 from pfgm.checks import InputError
 from pfgm.jobs import launch
-from pfgm.model import TrainConfig
+from pfgm.config import TrainConfig
 from pfgm.training import train
 
 SMALL = TrainConfig(dataset="digits", steps=20, width=32, batch=31, lr=1e-3, warmup=5, schedule="constant",

@@ -20,7 +20,8 @@ from pfgm.data import from_array
 from pfgm.diffusion import NoiseFlow
 from pfgm.experiments import METHODS, SCALES, Judge, Lab, machine, method, over_seeds, sampler
 from pfgm.features import content_hash
-from pfgm.model import Model, configure
+from pfgm.config import configure
+from pfgm.model import Model
 from pfgm.sources import load
 from pfgm.training import _Training, train
 

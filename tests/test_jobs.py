@@ -12,7 +12,7 @@ from parameters import TRAIN, parameters_cell, rewritten
 
 from pfgm.checks import InputError
 from pfgm.jobs import launch, main
-from pfgm.model import CHOICES, PRESETS, TrainConfig
+from pfgm.config import CHOICES, PRESETS, TrainConfig
 from pfgm.ode import SOLVERS
 
 SOURCE = "".join(parameters_cell(json.loads(TRAIN.read_text(encoding="utf-8")))["source"])

@@ -22,7 +22,7 @@ from pfgm import features as F
 from pfgm import metrics as M
 from pfgm.checks import InputError
 from pfgm.data import Data, from_array
-from pfgm.model import TrainConfig
+from pfgm.config import TrainConfig
 from pfgm.sources import load
 from pfgm.training import train
 

@@ -13,7 +13,7 @@ from pfgm import fit, ode
 from pfgm.checks import InputError
 from pfgm.flow import DenoiserFlow, EmpiricalFlow, Flow
 from pfgm.heights import fit_heights, kept_heights
-from pfgm.model import TrainConfig
+from pfgm.config import TrainConfig
 from pfgm.networks import build
 from pfgm.ode import encode, integrate, sample
 from pfgm.prior import Hemisphere, Latents, Prior, interpolate, rescale, starts, student_draw

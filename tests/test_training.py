@@ -14,12 +14,12 @@ import pytest
 import torch
 
 import pfgm
-from pfgm import model, ode, training
+from pfgm import config, model, ode, training
 from pfgm.checkpoint import load_state, read_json_lines, save_state
 from pfgm.checks import InputError
 from pfgm.data import Data
 from pfgm.flow import EmpiricalFlow, FieldFlow, PaperFlow
-from pfgm.model import TrainConfig, configure
+from pfgm.config import TrainConfig, configure
 from pfgm.networks import build
 from pfgm.prior import Hemisphere, Prior
 from pfgm.sources import load
@@ -208,7 +208,7 @@ def test_states_that_are_not_of_this_run(tmp_path):
 
 def test_presets_do_not_overrule_what_is_given():
     names = [field.name for field in dataclasses.fields(TrainConfig)]
-    for preset in model.PRESETS.values():
+    for preset in config.PRESETS.values():
         assert set(preset) <= set(names)
     assert configure("fast", device="cpu", lr=1.0, batch=9).lr == 1 and configure("paper", gamma=2.0).gamma == 2
     with pytest.raises(InputError, match="unknown preset 'papre'; did you mean 'paper'"):
