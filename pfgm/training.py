@@ -254,6 +254,7 @@ def train(
     data: Data = None,      # points already loaded; None: load config.dataset
     progress: bool = True,  # show a bar with time left
     restart: bool = False,  # forget what is in run_dir
+    watch=None,             # function (model, share), called at 1/16, 1/8, 1/4 and 1/2 of the budget; its time does not count
 ) -> Model:
     "Train a flow (algorithm 1), or go on with the run that is in run_dir; a finished one is only loaded."
     data = data or load(config.dataset, config.seed, image_size=config.image_size, data_dir=config.data_dir)
@@ -279,7 +280,7 @@ def train(
             print(run.plan)
         points = run.config.micro_batch or -(-run.config.batch // run.team.count)
         with plain_errors(run.team, points, lambda: run.step), threads(run.threads):
-            _run(run, _Charges(data, run.config, run.device), model, folder, progress)
+            _run(run, _Charges(data, run.config, run.device), model, folder, progress, watch)
     if folder and first:
         model.save(folder)
     run.team.wait()
@@ -291,13 +292,14 @@ def _clear(folder: Path):
         for path in folder.glob(pattern):
             path.unlink()
 
-def _run(run: _Training, charges: _Charges, model: Model, folder: Path, progress: bool):
+def _run(run: _Training, charges: _Charges, model: Model, folder: Path, progress: bool, watch=None):
     "Advance a run to the end of its budget."
     config, first, stop, losses = run.config, run.team.rank == 0, False, []
     bar = tqdm(total=100, desc="training", disable=not (progress and first), mininterval=1,
                bar_format="{desc}: {percentage:.0f} %|{bar}| {elapsed} gone, {remaining} left{postfix}")
     shown, logged, saved, drawn = run.progress, run.seconds, run.seconds, run.seconds
     bar.update(100 * run.progress)
+    looks = [share for share in (1 / 16, 1 / 8, 1 / 4, 1 / 2) if share > run.progress and watch and first]
     with bar, stop_requests() as asked:
         while run.progress < 1 and not stop:
             losses.append(run.advance(charges))
@@ -315,6 +317,8 @@ def _run(run: _Training, charges: _Charges, model: Model, folder: Path, progress
                 state, saved = run.state(), run.seconds
                 if first:
                     save_state(folder, state, config.keep)
+            if looks and run.progress >= looks[0]:
+                watch(model, looks.pop(0))
             if folder and config.sample_minutes and (end or run.seconds - drawn > 60 * config.sample_minutes):
                 drawn = run.seconds
                 if first:
