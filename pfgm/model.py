@@ -237,7 +237,7 @@ class Model:
         known = (weights[f"flow.{name}"] for name in ("centre", "gaussian.axes", "gaussian.variances"))
         flow = make_flow(config, build(**about["network"]), about["sigma_data"], *known)
         flow.load_state_dict({name.removeprefix("flow."): tensor for name, tensor in weights.items()})
-        return cls(flow.to(pick_device(device)).eval(), data, config)
+        return cls(flow.to(pick_device(device), memory_format=torch.channels_last).eval(), data, config)
 
 def _official(path: Path, device: str) -> Model:
     "The model in an official checkpoint, with the preset of its network."

@@ -109,6 +109,16 @@ def test_any_network_is_normalised_in_the_plane(D):
     assert abs((density * area[:, None]).sum().item() - 1) < 5e-3
 
 
+@pytest.mark.parametrize("D", [1, 16])
+def test_an_untrained_network_of_one_number_is_normalised(D):
+    """The whole line, x = tan(t): the density of a network that answers zero integrates to one."""
+    flow = DenoiserFlow(lambda x, levels: torch.zeros_like(x), D, 0.5, s_min=0.005, s_max=40.0)
+    t = (torch.arange(801, dtype=double) + 0.5) / 801 * math.pi - math.pi / 2
+    prior = Hemisphere((1,), 40 * math.sqrt(1 + D), D)
+    density = log_likelihood(flow, prior, t.tan()[:, None], 0.005, rtol=1e-6, atol=1e-6).exp()
+    assert abs((density / t.cos().square()).sum().item() * math.pi / 801 - 1) < 1e-3
+
+
 @pytest.mark.parametrize("D", [1, 2, 16, 128])
 @pytest.mark.parametrize("N", [2, 64])
 def test_scale_of_a_learned_flow_is_differentiated(N, D):

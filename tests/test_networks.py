@@ -205,7 +205,7 @@ def test_levels_beyond_the_official_table():
     ((1, 16, 16), "unet", dict(embedding="furier"), "did you mean 'fourier'"),
     ((1, 16, 16), "unet", dict(depth=2), "Allowed: width, multipliers"),
     ((1, 17, 17), "refinenet", {}, "even sides"), ((5,), "refinenet", {}, "even sides"),
-    ((1, 18, 18), "unet", dict(multipliers=(1, 1, 1)), "multiples of 4"),
+    ((1, 16, 16), "unet", dict(block="residul"), "did you mean 'residual'"),
 ])
 def test_wrong_requests(shape, network, options, words):
     with pytest.raises(InputError) as error:
@@ -217,3 +217,16 @@ def test_options_go_before_the_presets():
     network = build((3, 32, 32), "cifar10_ncsnpp", 16, blocks=1, field=False, embedding="levels", dropout=0.3)
     expected = dict(width=16, blocks=1, field=False, embedding="levels", dropout=0.3, fir=True, pyramid=True, attention=[16])
     assert expected.items() <= network.config.items()
+
+
+@pytest.mark.parametrize("options", [dict(multipliers=(1, 1, 1), patch=1), dict(multipliers=(1, 1), patch=4), {}])
+@pytest.mark.parametrize("guess", [False, True])
+def test_any_sides_and_channels(options, guess):
+    """Padding inside repeats the border: an image whose border is repeated already has the same answer where it was."""
+    network = random(build((2, 18, 21), "unet", 8, guess=guess, **options))
+    x, levels = torch.randn(3, 2 * (1 + guess), 18, 21, dtype=torch.float64), torch.randn(3, 2, dtype=torch.float64)
+    answer = network(x, levels)
+    step = network.config["patch"] * 2 ** (len(network.config["multipliers"]) - 1)
+    padded = torch.nn.functional.pad(x, (0, -21 % step, 0, -18 % step), mode="replicate")
+    assert answer.shape == (3, 2, 18, 21)
+    torch.testing.assert_close(network(padded, levels)[..., :18, :21], answer, rtol=1e-9, atol=1e-9)

@@ -17,7 +17,7 @@ from PIL import Image
 from pfgm import sources as S
 from pfgm.checks import InputError
 from pfgm.data import TOYS, Data
-from pfgm.sources import STANDARD, load
+from pfgm.sources import CARRIED, STANDARD, load
 
 RNG = np.random.default_rng(0)
 
@@ -337,7 +337,7 @@ def test_cache_folder_that_cannot_be_written(tmp_path, cache):
 ])
 def test_unknown_names(name, words):
     text = sentence(name)
-    assert words in text and all(known in text for known in (*TOYS, "digits", *STANDARD))
+    assert words in text and all(known in text for known in (*TOYS, *CARRIED, *STANDARD))
 
 
 def test_missing_paths(tmp_path):

@@ -15,7 +15,7 @@ import torch
 
 import pfgm
 from pfgm import config, model, ode, training
-from pfgm.checkpoint import load_state, read_json_lines, save_state
+from pfgm.checkpoint import load_state, load_weights, read_json_lines, save_state, save_weights
 from pfgm.checks import InputError
 from pfgm.data import Data
 from pfgm.flow import EmpiricalFlow, FieldFlow, PaperFlow
@@ -149,6 +149,43 @@ def test_a_finished_run_is_loaded_and_a_larger_budget_goes_on(tmp_path):
     assert load_state(tmp_path)["step"] == 9
     train(config, progress=False, restart=True)
     assert load_state(tmp_path)["step"] == 6
+
+
+def test_a_run_that_goes_on_keeps_its_plan(tmp_path, monkeypatch):
+    """Planned with one clock, gone on with another that would plan a wider network."""
+    images = np.random.default_rng(0).integers(0, 256, (30, 12, 12), dtype=np.uint8)
+    data = pfgm.data.from_array(images)
+    monkeypatch.setattr("pfgm.plan._fastest", lambda *_: (1.0, "bfloat16", 1))
+    config = TrainConfig(minutes=0.01, batch=8, run_dir=str(tmp_path))
+    first = train(config, data, progress=False)
+    assert (first.config.width, first.config.precision, first.config.lr, first.config.batch) == (32, "bfloat16", 2e-3, 8)
+    monkeypatch.setattr("pfgm.plan._fastest", lambda network, config, device: (
+        1e-5, "float32" if config.precision == "auto" else config.precision, 1))
+    on = train(dataclasses.replace(config, minutes=0.02), data, progress=False)
+    assert (on.config.width, on.config.precision) == (32, "bfloat16")
+    assert train(dataclasses.replace(config, width=16), data, progress=False, restart=True).config.width == 16
+    with pytest.raises(InputError, match="width = 16, not 24"):
+        train(dataclasses.replace(config, width=24), data, progress=False)
+
+
+def test_a_model_of_an_earlier_version_is_refused(tmp_path):
+    train(TrainConfig(**SMALL, run_dir=str(tmp_path)), progress=False)
+    weights, about = load_weights(tmp_path / "network.safetensors")
+    save_weights(tmp_path / "network.safetensors", weights, {key: value for key, value in about.items() if key != "format"})
+    with pytest.raises(InputError, match="earlier pfgm.*train it again"):
+        model.Model.load(tmp_path)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_both_bases_of_the_covariance_are_saved(tmp_path, large):
+    """Principal axes, and the cosine basis of images that are too large for them."""
+    side = 130 if large else 20
+    images = np.random.default_rng(0).integers(0, 256, (6, side, side), dtype=np.uint8)
+    config = TrainConfig(steps=1, batch=2, width=8, run_dir=str(tmp_path))
+    made = train(config, pfgm.data.from_array(images), progress=False)
+    known = made.flow.gaussian
+    assert (len(known.axes), len(known.variances)) == ((0, side ** 2) if large else (5, 5))
+    assert torch.equal(model.Model.load(tmp_path).sample(2, steps=3), made.sample(2, steps=3))
 
 
 def test_another_run_is_not_mixed_in(tmp_path):
