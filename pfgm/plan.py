@@ -64,6 +64,10 @@ def _fastest(network: nn.Module, config: TrainConfig, device: torch.device) -> t
             ways += [(seconds_per_step(network, config.batch, device, precision), precision, count) for precision in precisions]
     return min(ways)
 
+def _widest(times: dict, minutes: float) -> int:
+    "Of widths and their seconds per step, the widest that makes 1,000 steps for every 32 channels."
+    return max((width for width, seconds in times.items() if 60 * minutes / seconds >= 1000 * width / 32), default=min(times))
+
 def plan(
     config: TrainConfig,   # with values that are None
     make,                  # function of a configuration -> its untrained network
@@ -79,11 +83,10 @@ def plan(
         seconds, precision, count = _fastest(network, config, device)
         config = replace(config, precision=precision)
         if isinstance(network, UNet) and config.width is None and config.network in ("auto", "unet"):
-            cost = {width: count_multiply_adds(make(replace(config, width=width))) for width in WIDTHS}
             per_cost = seconds / count_multiply_adds(network)
-            fit = [width for width in WIDTHS if 60 * config.minutes / (per_cost * cost[width]) >= 1000 * width / 32]
-            config = replace(config, width=max(fit, default=WIDTHS[0]))
-            seconds = per_cost * cost[config.width]
+            times = {width: per_cost * count_multiply_adds(make(replace(config, width=width))) for width in WIDTHS}
+            config = replace(config, width=_widest(times, config.minutes))
+            seconds = times[config.width]
     words = f"plan: width {network.config['width'] if config.width is None else config.width}, batch {config.batch}"
     return config, count, (f"{words}, lr {config.lr:g}, {config.precision}, {count} thread{'s' * (count > 1)}; about "
                              f"{60 * config.minutes / seconds:,.0f} steps in {config.minutes:g} minutes")
