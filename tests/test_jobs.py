@@ -16,7 +16,7 @@ from pfgm.config import CHOICES, PRESETS, TrainConfig
 from pfgm.ode import SOLVERS
 
 SOURCE = "".join(parameters_cell(json.loads(TRAIN.read_text(encoding="utf-8")))["source"])
-OWN = {"preset", "processes", "restart", "n_samples", "solver", "sample_steps"}  # of train.ipynb alone
+OWN = {"preset", "processes", "restart", "n_samples", "watch", "solver", "sample_steps"}  # of train.ipynb alone
 
 
 def test_what_cannot_be_started(tmp_path, monkeypatch, capsys):
@@ -41,7 +41,7 @@ def test_help_says_what_is_declared_and_starts_without_warnings():
 
 
 def test_every_parameter_is_explained_with_all_that_can_be_chosen():
-    assert set(CHOICES) == {"objective", "draw", "schedule", "loss", "precision", "compile"}
+    assert set(CHOICES) == {"objective", "draw", "guess", "schedule", "loss", "precision", "compile"}
     for field in fields(TrainConfig):
         help = field.metadata["help"]
         assert len(help) > 8 and "\n" not in help and field.name not in help.split(":")[0].split(), field.name
