@@ -42,7 +42,7 @@ def pictures(path) -> int:
 
 
 def test_main_job(run):
-    assert pictures(run / "out.ipynb") == 2
+    assert pictures(run / "out.ipynb") == 3  # early samples, loss, samples
     folder = run / "runs" / "digits-D1-seed0"
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["steps"] == 12 and summary["nfe"] == 4 and summary["config"]["D"] == 1
@@ -63,7 +63,7 @@ def test_typed_again_it_goes_on(run):
 def test_sample(run):
     done = papermill("sample.ipynb", "samples.ipynb", run, *passed(dict(n=5, steps=3, out="x.npy")))
     assert done.returncode == 0, done.stderr[-3000:]
-    assert pictures(run / "samples.ipynb") == 2
+    assert pictures(run / "samples.ipynb") == 3  # early samples, loss, samples
     five = np.load(run / "x.npy")
     assert five.shape == (5, 8, 8)
     done = papermill("sample.ipynb", "samples.ipynb", run, *passed(dict(n=2, steps=3, out="y.npy")))
