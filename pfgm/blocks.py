@@ -212,15 +212,8 @@ class ResidualConv(nn.Module):
 class ModulatedConv(nn.Module):
     "A lighter block with the arguments and shapes of `ResidualConv`; the code scales and shifts (ours)."
 
-    def __init__(
-        self,
-        inputs: int,                 # channels
-        outputs: int,                # channels
-        code: int,                   # width of the code
-        dropout: float = 0.0,        # share of hidden units dropped in training
-        attention: bool = False,     # at the end
-        resample: nn.Module = None,  # Halve or Double; None: keep the size
-    ):
+    def __init__(self, inputs: int, outputs: int, code: int, dropout: float = 0.0, attention: bool = False,
+                 resample: nn.Module = None):
         super().__init__()
         self.inner, self.outer = conv(inputs, outputs), conv(outputs, outputs, scale=1e-10)
         self.modulate = initialise(nn.Linear(code, 2 * outputs), scale=1e-10)

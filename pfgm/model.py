@@ -7,6 +7,7 @@ __all__ = ['make_network', 'make_process', 'make_flow', 'some', 'statistics', 'M
 
 # %% ../nbs/41_model.ipynb #41-02
 import math
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from . import likelihood, ode
 from .checkpoint import load_official, load_weights, save_weights
 from .checks import one_of, require
-from .config import TrainConfig, configure
+from .config import CHOICES, TrainConfig, configure
 from .data import Data
 from .diffusion import PROCESSES, NoiseFlow, Process
 from .field import scaled
@@ -32,7 +33,7 @@ def make_network(
     classes: int = 0,     # of the data's labels, if the network is to know them
 ) -> nn.Module:
     "The untrained network of a configuration; the paper's embedding of z serves the paper's own objective alone."
-    guess = config.guess == "covariance" and (config.objective in ("mean", "point"))
+    guess = config.guess == "covariance" and config.objective in ("mean", "point")
     options = dict(dropout=config.dropout, field=config.objective in ("field", "paper"), classes=classes, guess=guess)
     if config.network == "refinenet":
         require(not config.dropout and not classes, "a RefineNet knows neither dropout nor classes: leave both out.")
@@ -83,7 +84,7 @@ def statistics(
 ) -> tuple:               # standard deviation per number; mean, axes, variances for `make_flow`, as far as it needs them
     "What a flow knows of its data without learning."
     points = some(data.train, 2 ** 28)
-    mean = (sum(scaled(part).double().sum(0) for part in points.split(4096)) / len(points))
+    mean = sum(scaled(part).double().sum(0) for part in points.split(4096)) / len(points)
     spread = (sum((scaled(part) - mean).square().sum() for part in points.split(4096)) / points.numel()).sqrt().item()
     require(spread > 0, "all data points are the same: there is nothing to learn from them.")
     mean = mean.float()
@@ -130,8 +131,10 @@ class Model:
         latents = self.latents(n, seed) if latents is None else latents
         latents = latents if temperature == 1 else ode.rescale(self.prior, latents, temperature)
         labels = self._labels(label, len(latents))
-        auto = self.config.precision if self.data.is_images and self.config.precision != "auto" else "float32"
-        with rounded(self.flow.network, self.flow.centre.device, auto if precision == "auto" else precision):
+        if one_of("precision", precision, CHOICES["precision"]) == "auto":
+            precision = self.config.precision if self.data.is_images else "float32"
+        rough = precision == "bfloat16"  # else the network is left as it is, without TF32
+        with rounded(self.flow.network, self.flow.centre.device, precision) if rough else nullcontext():
             done = [ode.sample(flow, self.prior, None, solver, steps, self.z_min, latents=latents[labels == one], **options)
                     for one in labels.unique().tolist() for flow in [self.flow if one < 0 else self.flow.given(one, guidance)]]
         back = labels.argsort(stable=True).argsort()

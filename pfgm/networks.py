@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EMBEDDINGS', 'BLOCKS', 'PRESETS', 'PAPER', 'NETWORKS', 'ResidualLinear', 'MLP', 'UNet', 'build', 'count_parameters',
-           'count_multiply_adds']
+           'input_shape', 'count_multiply_adds']
 
 # %% ../nbs/32_networks.ipynb #32-02
 import inspect
@@ -258,6 +258,14 @@ def count_parameters(
     "How many parameters a network has."
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
+def input_shape(
+    network: nn.Module,  # made by `build`
+    shape: tuple = (),   # of a sample; (): the network's own
+) -> tuple:              # twice the channels if it sees the guess
+    "Shape of what a network sees of one sample."
+    channels, *rest = shape or network.config["shape"]
+    return channels * (1 + network.config.get("guess", False)), *rest
+
 def count_multiply_adds(
     network: nn.Module,  # made by `build`, on any device
     shape: tuple = (),   # of a sample; (): the network's own
@@ -267,8 +275,6 @@ def count_multiply_adds(
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
     config = network.config
-    channels, *sides = shape or config["shape"]
-    seen = (1, channels * (1 + config.get("guess", False)), *sides)
     with FakeTensorMode(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-        build(**config)(torch.zeros(seen), torch.zeros(1, config.get("levels", 2)))
+        build(**config)(torch.zeros(1, *input_shape(network, shape)), torch.zeros(1, config.get("levels", 2)))
     return counter.get_total_flops() // 2

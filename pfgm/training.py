@@ -28,7 +28,7 @@ from .machine import Team, memory, plain_errors, speed_up, stop_requests, tf32, 
 from .model import Model, make_flow, make_network, make_process, some, statistics
 from .objective import denoiser_loss, field_loss
 from .perturbation import kernel_draw, paper_draw, paper_scales
-from .plan import plan
+from .plan import PLANNED, plan
 from .sources import load
 
 # %% ../nbs/42_training.ipynb #42-05
@@ -121,7 +121,7 @@ def _hash(data: Data) -> str:
     parts = [some(data.train, 2 ** 30), *([] if data.labels is None else [data.labels])]
     return hashlib.sha256(b"".join(part.contiguous().numpy().tobytes() for part in parts)).hexdigest()[:16]
 
-def _left_state(config: TrainConfig, data: Data) -> tuple:
+def _left_state(config: TrainConfig) -> tuple:
     "The configuration with what a run left in the run folder had planned, and its state; None if there is none to go on with."
     folder = Path(config.run_dir)
     if not (state := load_state(folder)):
@@ -129,14 +129,13 @@ def _left_state(config: TrainConfig, data: Data) -> tuple:
     require({"config", "data", "step"} <= state.keys(), f"the training state in '{folder}' was not written by pfgm: remove "
                                                         "it, or choose another run_dir.")
     before = state["config"]
-    planned = [name for name in ("batch", "width", "lr", "warmup", "ema") if getattr(config, name) is None]
+    planned = [name for name in PLANNED if getattr(config, name) is None]
     planned += ["precision"] * (config.precision == "auto")
     config = replace(config, **{name: before[name] for name in planned if name in before})
     for name, value in asdict(config).items():
         require(name in _FREE or before.get(name, value) == value,
                 f"'{folder}' holds a run with {name} = {before.get(name)!r}, not {value!r}: choose another run_dir, or start "
                 "it anew with -p restart True.")
-    require(state["data"] == _hash(data), f"'{folder}' holds a run on other data: choose another run_dir.")
     return config, state
 
 # %% ../nbs/42_training.ipynb #42-15
@@ -225,6 +224,7 @@ class _Training:
                     dropouts=self.team.gather(dropout), config=asdict(self.config), data=self.data_hash)
 
     def restore(self, state: dict):
+        require(state["data"] == self.data_hash, f"'{self.config.run_dir}' holds a run on other data: choose another run_dir.")
         try:
             for part in ("flow", "average", "optimiser"):
                 getattr(self, part).load_state_dict(state[part])
@@ -264,7 +264,7 @@ def train(
     folder, state = Path(config.run_dir) if config.run_dir else None, None
     if folder:
         make_run_dir(folder)
-        config, state = (config, None) if restart else _left_state(config, data)
+        config, state = (config, None) if restart else _left_state(config)
     run = _Training(config, data)
     first = run.team.rank == 0
     if restart and folder and first:
