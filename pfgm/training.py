@@ -208,10 +208,11 @@ class _Training:
 
     def entry(self, losses: list, seconds: float) -> dict:
         "What the log keeps of the last steps; a loss that is no number ends the run (`FloatingPointError`)."
-        loss, = self.team.agree([torch.stack(losses).mean().item()])
+        losses = torch.stack(losses)
+        loss, largest = self.team.agree([losses.mean().item(), losses.max().item()])
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} at step {self.step}: lower lr (it is {self.config.lr}).")
-        entry = dict(step=self.step, minutes=self.seconds / 60, loss=loss)
+        entry = dict(step=self.step, minutes=self.seconds / 60, loss=loss, largest=largest)
         entry["per_second"] = round(len(losses) * self.config.batch / max(seconds, 1e-9), 1)
         if self.device.type == "cuda":
             entry["memory_gib"] = round(torch.cuda.max_memory_allocated(self.device) / 2 ** 30, 2)

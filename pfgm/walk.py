@@ -94,7 +94,7 @@ def explore_model(
 ):
     "Open the explorer of a model's latent space; a still picture where nobody can move a slider."
     if model is None:
-        folder = next((folder for folder in ("runs/digits-D1-seed0", "../runs/digits-D1-seed0")
+        folder = next((folder for folder in ("runs/mnist5k-D1-seed0", "../runs/mnist5k-D1-seed0")
                        if (Path(folder) / "network.safetensors").exists()), None)
         model = Model.load(folder) if folder else fit("digits", minutes=0.5)
     model = model if isinstance(model, Model) else Model.load(model)

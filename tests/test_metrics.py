@@ -291,7 +291,7 @@ def folder(tmp_path_factory):
     (folder / "noise").mkdir()
     for k in range(60):
         Image.fromarray(np.random.default_rng(k).integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / "noise" / f"{k}.png")
-    train(TrainConfig(steps=3, width=16, run_dir=str(folder / "run")), progress=False)
+    train(TrainConfig(dataset="digits", steps=3, width=16, run_dir=str(folder / "run")), progress=False)
     return folder
 
 

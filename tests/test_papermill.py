@@ -23,7 +23,7 @@ def passed(parameters: dict) -> list:
     return [word for name, value in parameters.items() for word in ("-p", name, str(value))]
 
 
-QUICK = dict(steps=12, width=32, n_samples=40, sample_steps=4)
+QUICK = dict(dataset="digits", steps=12, width=32, n_samples=40, sample_steps=4)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ FAULTS = {
     "solver": (dict(solver="huen"), "unknown solver 'huen'; did you mean 'heun'?"),
     "type": (dict(minutes="long"), "minutes is 'long'"),
     "preset": (dict(preset="papre"), "unknown preset 'papre'; did you mean 'paper'?"),
-    "preset and images": (dict(preset="paper"), "is for samples of shape (3, 32, 32), not (1, 8, 8)"),
+    "preset and images": (dict(preset="paper"), "is for samples of shape (3, 32, 32), not (1, 28, 28)"),
     "processes": (dict(processes=0), "processes is 0"),
     "classes": (dict(dataset="two_moons", conditional=True), "conditional needs labels"),
 }

@@ -144,7 +144,8 @@ def test_a_finished_run_is_loaded_and_a_larger_budget_goes_on(tmp_path):
     config = TrainConfig(**SMALL, run_dir=str(tmp_path))
     train(config, progress=False)
     train(config, progress=False)
-    assert [entry["step"] for entry in read_json_lines(tmp_path / "log.jsonl")][-1] == 6
+    log = read_json_lines(tmp_path / "log.jsonl")
+    assert log[-1]["step"] == 6 and all(entry["largest"] >= entry["loss"] for entry in log)
     train(dataclasses.replace(config, steps=9), progress=False)
     assert load_state(tmp_path)["step"] == 9
     train(config, progress=False, restart=True)
@@ -156,7 +157,7 @@ def test_a_run_that_goes_on_keeps_its_plan(tmp_path, monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (30, 12, 12), dtype=np.uint8)
     data = pfgm.data.from_array(images)
     monkeypatch.setattr("pfgm.plan._fastest", lambda *_: (1.0, "bfloat16", 1))
-    config = TrainConfig(minutes=0.01, batch=8, run_dir=str(tmp_path))
+    config = TrainConfig(dataset="digits", minutes=0.01, batch=8, run_dir=str(tmp_path))
     first = train(config, data, progress=False)
     assert (first.config.width, first.config.precision, first.config.lr, first.config.batch) == (32, "bfloat16", 2e-3, 8)
     monkeypatch.setattr("pfgm.plan._fastest", lambda network, config, device: (
@@ -181,7 +182,7 @@ def test_both_bases_of_the_covariance_are_saved(tmp_path, large):
     """Principal axes, and the cosine basis of images that are too large for them."""
     side = 130 if large else 20
     images = np.random.default_rng(0).integers(0, 256, (6, side, side), dtype=np.uint8)
-    config = TrainConfig(steps=1, batch=2, width=8, run_dir=str(tmp_path))
+    config = TrainConfig(dataset="digits", steps=1, batch=2, width=8, run_dir=str(tmp_path))
     made = train(config, pfgm.data.from_array(images), progress=False)
     known = made.flow.gaussian
     assert (len(known.axes), len(known.variances)) == ((0, side ** 2) if large else (5, 5))
