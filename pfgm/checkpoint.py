@@ -7,6 +7,7 @@ __all__ = ['atomic_write', 'save_weights', 'load_weights', 'save_state', 'load_s
            'cut_json_lines', 'make_run_dir', 'load_official']
 
 # %% ../nbs/40_checkpoint.ipynb #40-02
+import hashlib
 import json
 import os
 import pickle
@@ -42,6 +43,14 @@ def atomic_write(
         Path(name).unlink(missing_ok=True)
 
 # %% ../nbs/40_checkpoint.ipynb #40-08
+def _digest(weights: dict) -> str:
+    "SHA-256 of all tensors, with their names, types and shapes."
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
 def save_weights(
     path: Path,     # a .safetensors file
     weights: dict,  # name -> tensor
@@ -51,7 +60,7 @@ def save_weights(
     from safetensors.torch import save_file
     weights = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()}
     with atomic_write(path) as new:
-        save_file(weights, new, metadata={"config": json.dumps(config)})
+        save_file(weights, new, metadata={"config": json.dumps(config), "sha256": _digest(weights)})
 
 def load_weights(
     path: Path,  # a .safetensors file written by `save_weights`
@@ -65,6 +74,8 @@ def load_weights(
     except Exception as error:
         raise InputError(f"'{path}' is not a whole safetensors file ({error}).") from error
     require("config" in metadata, f"'{path}' holds tensors but no pfgm configuration; it was not written by pfgm.")
+    require(metadata.get("sha256") in (None, _digest(weights)),
+            f"'{path}' is damaged: its numbers are not those that were written. Copy it again, or train again.")
     return weights, json.loads(metadata["config"])
 
 # %% ../nbs/40_checkpoint.ipynb #40-12

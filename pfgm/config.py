@@ -9,7 +9,7 @@ __all__ = ['CHOICES', 'PRESETS', 'PAPER_OTHERS', 'FAST_ON_CUDA', 'option', 'Trai
 import math
 from dataclasses import dataclass, field, fields
 
-from .checks import one_of, require
+from .checks import one_of, plain, require, switch
 from .diffusion import PROCESSES
 from .machine import pick_device
 from .networks import PAPER
@@ -84,7 +84,9 @@ class TrainConfig:
 
     def __post_init__(self):
         for each in fields(self):
-            value, default = getattr(self, each.name), each.default
+            value, default = plain(getattr(self, each.name), each.type), each.default
+            value = switch(each.name, value) if each.type is bool else value
+            object.__setattr__(self, each.name, value)
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             wanted = {str: isinstance(value, str), bool: isinstance(value, bool), int: number and value % 1 == 0,
                       float: number and value == value}.get(each.type, True)
@@ -106,7 +108,7 @@ class TrainConfig:
             require(value is None or value > 0, f"{name} is {value}; it must be above 0.")
         for name in ("steps", "warmup", "n_charges", "gamma", "seed", "micro_batch", "half_life", "sample_minutes", "M"):
             value = getattr(self, name)
-            require(value is None or value >= 0, f"{name} is {value}; it must be 0 or more.")
+            require(value is None or 0 <= value < 2 ** 63, f"{name} is {value}; it must be 0 or more, and below 2**63.")
         for name in ("ema", "dropout"):
             value = getattr(self, name)
             require(value is None or 0 <= value < 1, f"{name} is {value}; it must be in [0, 1).")

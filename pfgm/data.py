@@ -7,13 +7,14 @@ __all__ = ['TOYS', 'Data', 'from_parts', 'number_classes', 'split', 'from_array'
 
 # %% ../nbs/33_data.ipynb #33-02
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from .checks import InputError, optional, require
+from .checks import InputError, optional, plain, require
 from .field import scaled
 
 # %% ../nbs/33_data.ipynb #33-05
@@ -55,7 +56,7 @@ class Data:
     test: Tensor                 # (m, *shape) likewise, held out
     centre: Tensor               # () or, for vectors, (N,); float64 where the original needs it
     scale: Tensor                # as centre
-    layout: str                  # "" as is; "hw" a channel axis was added; "hwc" channels were last
+    layout: str                  # "" as is; "n" one number each; "hw" a channel axis was added; "hwc" channels were last
     labels: Tensor = None        # (n,) int64 class of each training point, if there are classes
     test_labels: Tensor = None   # (m,) likewise
     classes: list = None         # their names
@@ -83,16 +84,16 @@ class Data:
         require(tuple(x.shape[1:]) == self.shape,
                 f"restore needs points of shape {self.shape}, got {tuple(x.shape[1:])}.")
         x = scaled(x.detach().cpu()).to(self.centre.dtype) * self.scale + self.centre
-        return x[:, 0] if self.layout == "hw" else x.movedim(1, -1) if self.layout == "hwc" else x
+        return x[:, 0] if self.layout in ("hw", "n") else x.movedim(1, -1) if self.layout == "hwc" else x
 
     def as_charges(
         self,
         x,          # (n, ...) array or tensor in the units, shape and layout of the original data
     ) -> Tensor:    # (n, *shape) scaled, on the CPU
         "The inverse of `restore`."
-        x, own = torch.as_tensor(x).cpu(), tuple(self.restore(self.train[:1]).shape[1:])
+        x, own = torch.from_numpy(_numbers(x, self.name, 1)), tuple(self.restore(self.train[:1]).shape[1:])
         require(tuple(x.shape[1:]) == own, f"points of '{self.name}' have shape {own}, not {tuple(x.shape[1:])}.")
-        x = x[:, None] if self.layout == "hw" else x.movedim(-1, 1) if self.layout == "hwc" else x
+        x = x[:, None] if self.layout in ("hw", "n") else x.movedim(-1, 1) if self.layout == "hwc" else x
         return (x - self.centre) / self.scale
 
     def __repr__(self):
@@ -100,8 +101,9 @@ class Data:
         return f"Data('{self.name}', shape {self.shape}, {len(self.train)} train + {len(self.test)} held out{kinds})"
 
 # %% ../nbs/33_data.ipynb #33-13
-def _numbers(array, name: str) -> np.ndarray:
-    "Real, finite numbers as uint8, float32 or float64, one sample per row; anything else is refused."
+def _numbers(array, name: str, least: int = 2) -> np.ndarray:
+    "Real, finite numbers as uint8, float32 or float64, at least so many samples, one per row; anything else is refused."
+    require(not np.ma.is_masked(array), f"'{name}' is a masked array with values that are masked: replace or remove them.")
     if isinstance(array, Tensor):
         array = array.detach().cpu()
         array = array.float() if array.dtype == torch.bfloat16 else array
@@ -111,8 +113,8 @@ def _numbers(array, name: str) -> np.ndarray:
         raise InputError(f"'{name}' is not one array ({error}): give samples of equal shape.") from error
     require(array.dtype.kind in "biuf",
             f"'{name}' holds values of type {array.dtype}; real numbers are needed: integers, bools or floats.")
-    require(array.ndim > 0 and len(array) >= 2 and array.size > 0,
-            f"'{name}' has shape {array.shape}; at least two samples are needed, one per row: (n, ...).")
+    require(array.ndim > 0 and len(array) >= least and array.size > 0,
+            f"'{name}' has shape {array.shape}; at least {least} samples are needed, one per row: (n, ...).")
     if array.dtype != np.uint8 or array.ndim <= 2:
         array = array.astype(np.float32 if np.can_cast(array.dtype, np.float32) else np.float64, copy=False)
         bad = ~np.isfinite(array)
@@ -120,7 +122,7 @@ def _numbers(array, name: str) -> np.ndarray:
             first = tuple(int(k) for k in np.argwhere(bad)[0])
             raise InputError(f"'{name}' holds NaN or infinite numbers ({bad.sum()} of {bad.size}), the first at index"
                              f" {first}; remove or replace them.")
-    return array[:, None] if array.ndim == 1 else array
+    return np.ascontiguousarray(array)
 
 # %% ../nbs/33_data.ipynb #33-14
 def _affine(array: np.ndarray) -> tuple:
@@ -159,8 +161,10 @@ def number_classes(
 ) -> tuple:        # (n,) int64, (m,) int64, list of names
     "Numbers of the classes of the first n samples and of the others, and their names."
     names, numbers = np.unique(np.asarray(labels), return_inverse=True)
-    numbers = torch.from_numpy(numbers.astype(np.int64))
-    return numbers[:n], numbers[n:], [str(name) for name in names]
+    names = [str(name) for name in names]
+    order = sorted(range(len(names)), key=lambda k: int(names[k])) if all(map(str.isdecimal, names)) else range(len(names))
+    numbers = torch.from_numpy(np.argsort(order)[numbers].astype(np.int64))
+    return numbers[:n], numbers[n:], [names[k] for k in order]
 
 # %% ../nbs/33_data.ipynb #33-16
 def split(
@@ -172,14 +176,30 @@ def split(
     held_out = max(1, min(n // 10, 10_000))
     return order[held_out:], order[:held_out]
 
+def _items(dataset: Dataset) -> tuple:
+    "All points of a data set of torch in one array, and their labels: None if it has none."
+    items = [dataset[k] for k in range(len(dataset))]
+    pairs = all(isinstance(item, (tuple, list)) for item in items)
+    require(not pairs or all(np.ndim(item[-1]) == 0 and len(item) == 2 for item in items),
+            "items of a data set must be points, or points with one label: (x, label).")
+    points, labels = ([item[0] for item in items], np.array([plain(item[1]) for item in items])) if pairs else (items, None)
+    require(len({np.shape(point) for point in points}) == 1, "the points of the data set differ in shape: bring them to one.")
+    return np.stack([np.asarray(point) for point in points]), labels
+
 def from_array(
-    array,                # (n, *shape) numbers: numpy array, tensor or list; (n,) counts as (n, 1)
+    array,                # (n, *shape) numbers: array, tensor, list; or a Dataset of torch, with its labels
     name: str = "array",  # for messages
     seed: int = 0,        # of the split
     labels=None,          # (n,) the class of each: whole numbers or words
 ) -> Data:
     "Any array as data: scaled, images recognised by their shape, 10 % held out."
+    require(not isinstance(array, DataLoader), "a DataLoader cuts data into batches: give its data set, loader.dataset.")
+    if isinstance(array, Dataset):
+        array, found = _items(array)
+        labels = found if labels is None else labels
     array = _numbers(array, name)
+    series = array.ndim == 1
+    array = array[:, None] if series else array
     train, test = split(len(array), seed)
     if labels is not None:
         labels = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
@@ -187,7 +207,8 @@ def from_array(
                 f"'{name}' has {len(array)} samples; give each a label, a whole number or a word, not labels of type"
                 f" {labels.dtype} and shape {labels.shape}.")
         labels = number_classes(labels[np.concatenate([train, test])], len(train))
-    return from_parts(name, array[train], array[test], *_affine(array), *(labels or ()))
+    data = from_parts(name, array[train], array[test], *_affine(array), *(labels or ()))
+    return replace(data, layout="n") if series else data
 
 # %% ../nbs/33_data.ipynb #33-28
 def digits() -> Data:

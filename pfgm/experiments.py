@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .checkpoint import atomic_write, make_run_dir, read_json_lines
-from .checks import one_of, require
+from .checks import one_of, require, switch
 from .data import Data
 from .diffusion import NoiseFlow, own_rule
 from .features import Inception, cached_classifier, content_hash
@@ -138,7 +138,7 @@ class Lab:
         make_run_dir(self.folder, "runs")
         make_run_dir(self.results, "results")
         self.parameters, self.minutes, self.trained = parameters, 0.0, {}
-        for path in self.folder.glob("*.json") if restart else ():
+        for path in self.folder.glob("*.json") if switch("restart", restart) else ():
             path.unlink()
 
     def train(

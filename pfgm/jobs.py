@@ -15,7 +15,7 @@ from dataclasses import asdict, fields
 
 import torch
 
-from .checks import InputError, one_of, require
+from .checks import InputError, one_of, require, switch
 from .machine import pick_device
 from .config import PRESETS, TrainConfig, configure
 from .model import Model
@@ -27,11 +27,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("accelerate launch -m pfgm.jobs", allow_abbrev=False,
                                      argument_default=argparse.SUPPRESS, description=train.__doc__)
     for field in fields(TrainConfig):
-        kind = (dict(action=argparse.BooleanOptionalAction) if field.type is bool
+        kind = (dict(nargs="?", const=True, metavar="True or False") if field.type is bool
                 else dict(type=field.type, metavar=field.type.__name__))
         parser.add_argument(f"--{field.name}", help=f"{field.metadata['help']} [{field.default}]".replace("%", "%%"), **kind)
+        if field.type is bool:
+            parser.add_argument(f"--no-{field.name}", dest=field.name, action="store_false",
+                                help=f"the same as --{field.name} False")
     parser.add_argument("--preset", help=f"values for all others that are not given: {', '.join(PRESETS)}")
-    parser.add_argument("--restart", action="store_true", help="forget what is in run_dir")
+    parser.add_argument("--restart", nargs="?", const=True, metavar="True or False",
+                        help="begin anew; the run that is in run_dir moves aside, to run_dir.1, run_dir.2, ... [False]")
     return parser
 
 def _options(arguments: list) -> dict:
@@ -64,10 +68,10 @@ def main(
 def launch(
     config: TrainConfig,    # what to do; needs a run_dir
     processes: int = 2,     # on this machine; with GPUs, one on each
-    restart: bool = False,  # forget what is in run_dir
+    restart: bool = False,  # begin anew; the run that is in run_dir moves aside
 ) -> Model:
     "Train in several processes of this machine, started by accelerate."
-    gpus = torch.cuda.device_count()
+    gpus, restart = torch.cuda.device_count(), switch("restart", restart)
     require(config.run_dir, "several processes need a run_dir to leave the network in.")
     require(pick_device(config.device).type != "cuda" or processes <= gpus,
             f"processes is {processes}, and this machine has {gpus} GPU(s).")

@@ -11,12 +11,13 @@ from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from . import likelihood, ode
 from .checkpoint import load_official, load_weights, save_weights
-from .checks import one_of, require
+from .checks import one_of, plain, require
 from .config import CHOICES, TrainConfig, configure
 from .data import Data
 from .diffusion import PROCESSES, NoiseFlow, Process
@@ -120,7 +121,8 @@ class Model:
         solver: str = "unipc",        # one of ode.SOLVERS
         steps: int = 16,              # heights at which the network is asked
         seed: int = 0,                # same seed, same samples
-        label=None,                   # a class, its name or its number, or a list of n numbers; None: any
+        label=None,                   # a class by its name, of any type ("3" or 3), or a list of n names; None: any
+        label_index=None,             # instead: its place among data.classes, from 0, or a list of n places
         guidance: float = 1.0,        # how far beyond the class; 1: the class as it is
         temperature: float = 1.0,     # above 1: starts nearer to the horizon (ode.rescale)
         latents: ode.Latents = None,  # starts instead of drawn ones
@@ -130,7 +132,9 @@ class Model:
         "Generate, in the units the network works in, with the count of evaluations."
         latents = self.latents(n, seed) if latents is None else latents
         latents = latents if temperature == 1 else ode.rescale(self.prior, latents, temperature)
-        labels = self._labels(label, len(latents))
+        labels = self.class_index(label, label_index, len(latents))
+        require(math.isfinite(guidance), f"guidance is {guidance}; it must be a finite number, 1 for the class as it is.")
+        require(guidance == 1 or bool((labels >= 0).all()), "guidance goes beyond a class: say which with label.")
         if one_of("precision", precision, CHOICES["precision"]) == "auto":
             precision = self.config.precision if self.data.is_images else "float32"
         rough = precision == "bfloat16"  # else the network is left as it is, without TF32
@@ -142,18 +146,27 @@ class Model:
                          for parts in ([part.path for part in done], [part.z for part in done]))
         return ode.Samples(torch.cat([part.x for part in done])[back], max(part.nfe for part in done), path, heights)
 
-    def _labels(self, label, n: int) -> Tensor:
-        "One class per sample, -1 for any, or a sentence (`InputError`)."
-        if label is None:
+    def class_index(self, label=None, label_index=None, n: int = 1) -> Tensor:
+        "The place of one class per sample, -1 for any, or a sentence (`InputError`)."
+        if label is None and label_index is None:
             return torch.full((n,), -1)
-        classes = self.data.classes if self.config.conditional else None
-        require(classes, f"this model of '{self.data.name}' knows no classes: leave label out, or train with conditional=True.")
-        label = classes.index(one_of("class", label, classes)) if isinstance(label, str) else label
-        labels = torch.full((n,), label) if isinstance(label, int) else torch.as_tensor(label)
-        require(labels.shape == (n,) and not labels.is_floating_point(),
-                f"label is one whole number or a list of {n}, one per sample; got shape {tuple(labels.shape)}.")
-        require(bool(((0 <= labels) & (labels < len(classes))).all()), f"label must be from 0 to {len(classes) - 1}.")
-        return labels
+        classes, name = self.data.classes if self.config.conditional else None, "label_index" if label is None else "label"
+        require(classes, f"this model of '{self.data.name}' knows no classes: leave {name} out, or train with "
+                         "conditional=True.")
+        require(label is None or label_index is None, "label names a class and label_index counts: give one of them.")
+        given = np.asarray(torch.as_tensor(label_index) if label is None else label)
+        require(given.ndim == 0 or given.shape == (n,), f"{name} is one class or a list of {n}, one per sample; got shape "
+                                                        f"{given.shape}.")
+        places = [self._place(name, one, classes) for one in np.broadcast_to(given, (n,)).tolist()]
+        return torch.tensor(places)
+
+    def _place(self, name: str, one, classes: list) -> int:
+        "The place of a class that was named, or counted."
+        if name == "label":
+            return classes.index(one_of("class", str(plain(one, int)), classes))
+        require(type(one) is int and 0 <= one < len(classes),
+                f"label_index is {one!r}; it must be a whole number from 0 to {len(classes) - 1}.")
+        return one
 
     def sample(
         self,

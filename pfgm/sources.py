@@ -49,6 +49,16 @@ def _array_file(path: Path) -> np.ndarray:
         raise InputError(f"'{path}' holds no plain array ({error}): save it with numpy.save.") from error
 
 # %% ../nbs/34_sources.ipynb #34-09
+def _eight_bits(pixels: np.ndarray):
+    "An image of 16 bits per pixel with 8 of them."
+    from PIL import Image
+    if not 0 <= pixels.min() <= pixels.max() < 2 ** 16:
+        raise ValueError("more than 16 bits per pixel")
+    if 2 ** 8 <= pixels.max() < 2 ** 12:
+        warnings.warn("an image of 16 bits per pixel uses 12 of them at most, and few levels of grey are left: scale such "
+                      "images to the full range.", stacklevel=2)
+    return Image.fromarray((pixels / 257).round().astype(np.uint8))
+
 def _decode(
     file,                  # path, or an open file
     grey: bool,            # one channel, or three
@@ -64,7 +74,7 @@ def _decode(
                 image.draft(None, (4 * size, 4 * size))  # large JPEGs: decode at 1/2, 1/4 or 1/8, never below 4 size
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I"):               # 16 bits per pixel
-                image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
+                image = _eight_bits(np.asarray(image))
             if image.mode == "F":
                 raise ValueError("floating-point pixels")
             if image.has_transparency_data:
@@ -163,22 +173,46 @@ def _images(
     return Data(name, images[:len(train)], images[len(train):], half, half, "hw" if shape[1] == 1 else "hwc")
 
 # %% ../nbs/34_sources.ipynb #34-16
-_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".gif", ".tif", ".tiff")
+_IMAGES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".avif", ".ppm", ".pgm", ".gif", ".tif", ".tiff")
+_UNREAD = (".heic", ".heif", ".jxl", ".svg", ".raw", ".dng", ".cr2", ".nef", ".psd")  # images to a user, not to Pillow
+
+def _files(folder: Path, endings: tuple) -> list:
+    "Files with these endings in a folder and below it, through links too, but not in hidden folders."
+    found, seen = [], set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")
+                      and (real := os.path.realpath(os.path.join(place, name))) not in seen and not seen.add(real)]
+        found += [Path(place, name) for name in files if not name.startswith(".") and name.lower().endswith(endings)]
+    return sorted(found)
+
+def _is_animated(path: Path) -> bool:
+    from PIL import Image
+    with suppress(Exception), Image.open(path) as image:
+        return getattr(image, "is_animated", False)
+    return False
+
+def _say_what_is_left_out(folder: Path, paths: list):
+    "One line for files that are no images to us, and one for pictures behind the first in a file."
+    if unread := _files(folder, _UNREAD):
+        kinds = ", ".join(sorted({path.suffix.lower() for path in unread}))
+        print(f"{len(unread)} files in '{folder}' are left out ({kinds}): save them as PNG or JPEG to have them, too.")
+    if several := list(filter(_is_animated, (path for path in paths if path.suffix.lower() not in (".jpg", ".jpeg", ".bmp")))):
+        print(f"{len(several)} files in '{folder}' hold several pictures each ('{several[0].name}'): the first is taken.")
 
 def _folder(name: str, folder: Path, image_size: int, data_dir: Path, progress: bool) -> Data:
     "All images below a folder."
-    def images(below):
-        return sorted(p for p in below.rglob("*") if p.suffix.lower() in _IMAGES and not p.name.startswith("."))
-
-    parts, bases = [images(folder / "train"), images(folder / "test")], (folder / "train", folder / "test")
+    held = [_files(folder / part, _IMAGES) for part in ("test", "val", "valid", "validation")]
+    parts = [_files(folder / "train", _IMAGES), next(filter(None, held), [])]
+    bases = [folder / part for part in ("train", "test", "val", "valid", "validation")]
     if all(parts):
         parts = [[part[k] for k in np.concatenate(split(len(part)))] for part in parts]
     else:
-        paths, bases = images(folder), (folder,)
+        paths, bases = _files(folder, _IMAGES), (folder,)
         require(paths, f"there are no images in '{folder}' or below it; looked for {' '.join(_IMAGES)}.")
         require(len(paths) >= 2, f"'{folder}' holds one image; at least two samples are needed.")
         parts = [[paths[k] for k in part] for part in split(len(paths))]
     paths = parts[0] + parts[1]
+    _say_what_is_left_out(folder, paths)
     decode = partial(_decode, grey=all(map(_is_grey, paths)), size=image_size)
     data = _images(name, *parts, decode, paths, data_dir, progress)
     names = [path.parent.name for path in paths]

@@ -10,6 +10,7 @@ import hashlib
 import math
 import time
 from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
 from .checkpoint import append_json, cut_json_lines, load_state, make_run_dir, save_state
-from .checks import InputError, require
+from .checks import InputError, require, switch
 from .config import TrainConfig, configure
 from .data import Data, from_array
 from .diffusion import PROCESSES, lognormal_draw
@@ -254,7 +255,7 @@ def train(
     config: TrainConfig,    # what to do
     data: Data = None,      # points already loaded; None: load config.dataset
     progress: bool = True,  # show a bar with time left
-    restart: bool = False,  # forget what is in run_dir
+    restart: bool = False,  # begin anew; the run that is in run_dir moves aside, to run_dir.1, run_dir.2, ...
     watch=None,             # function (model, share), called at 1/16, 1/8, 1/4 and 1/2 of the budget; its time does not count
 ) -> Model:
     "Train a flow (algorithm 1), or go on with the run that is in run_dir; a finished one is only loaded."
@@ -262,14 +263,14 @@ def train(
     require(not config.flip or data.is_images, "flip is for images; leave it out for other data.")
     require(not config.conditional or data.labels is not None,
             f"conditional needs labels, and '{data.name}' has none: leave it out, or give a folder with one folder per class.")
-    folder, state = Path(config.run_dir) if config.run_dir else None, None
+    folder, state, restart = Path(config.run_dir) if config.run_dir else None, None, switch("restart", restart)
     if folder:
         make_run_dir(folder)
         config, state = (config, None) if restart else _left_state(config)
     run = _Training(config, data)
     first = run.team.rank == 0
     if restart and folder and first:
-        _clear(folder)
+        _set_aside(folder)
     run.team.wait()
     if state:
         run.restore(state)
@@ -287,11 +288,16 @@ def train(
     run.team.wait()
     return model
 
-def _clear(folder: Path):
-    "Forget the run in a folder."
-    for pattern in ("state*.pt", "samples-*.png", "log.jsonl", "network.safetensors"):
-        for path in folder.glob(pattern):
-            path.unlink()
+def _set_aside(folder: Path):
+    "Move the run in a folder into the first folder beside it that is free."
+    names = ("state*.pt", "samples*.png", "log.jsonl", "network.safetensors", "summary.json", "evaluation.json", "heights.json")
+    files, folder = [path for name in names for path in folder.glob(name)], folder.resolve()
+    if files:
+        aside = next(path for k in count(1) if not (path := folder.with_name(f"{folder.name}.{k}")).exists())
+        aside.mkdir()
+        for path in files:
+            path.rename(aside / path.name)
+        print(f"The run that was in '{folder.name}' is now in '{aside}'.")
 
 def _run(run: _Training, charges: _Charges, model: Model, folder: Path, progress: bool, watch=None):
     "Advance a run to the end of its budget."

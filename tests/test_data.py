@@ -56,7 +56,7 @@ def test_digits_split_ignores_the_seed():
 # Arrays
 
 @pytest.mark.parametrize(("shape", "scaled", "layout", "images"), [
-    ((), (1,), "", False), ((5,), (5,), "", False), ((1,), (1,), "", False),
+    ((), (1,), "n", False), ((5,), (5,), "", False), ((1,), (1,), "", False),
     ((8, 8), (1, 8, 8), "hw", True), ((7, 9), (7, 9), "", False), ((28, 20), (1, 28, 20), "hw", True),
     ((9, 8, 3), (3, 9, 8), "hwc", True), ((9, 8, 1), (1, 9, 8), "hwc", True), ((4, 4, 3), (4, 4, 3), "", False),
     ((3, 9, 8), (3, 9, 8), "", True), ((1, 9, 8), (1, 9, 8), "", True), ((2, 9, 8), (2, 9, 8), "", False),
@@ -165,7 +165,7 @@ def test_arrays_refused(array, words):
 @pytest.mark.parametrize("labels", [["cat", "dog"] * 15, np.arange(30) % 2 == 0, torch.arange(30) % 2 * 7])
 def test_labels_go_with_their_samples(labels):
     data = from_array(np.arange(30.0), labels=labels)
-    place, kind = data.restore(both(data))[:, 0].round().long(), torch.cat([data.labels, data.test_labels])
+    place, kind = data.restore(both(data)).round().long(), torch.cat([data.labels, data.test_labels])
     assert kind.dtype == torch.int64 and len(data.labels) == 27 and set(kind.tolist()) == {0, 1}
     assert [data.classes[k] for k in kind] == [str(labels[k].item() if hasattr(labels[k], "item") else labels[k])
                                                for k in place]

@@ -530,3 +530,62 @@ def test_bedrooms_that_cannot_be_had(bedrooms, monkeypatch):
         assert "pip install lmdb" in sentence("lsun_bedroom256", data_dir=str(bedrooms))
     (bedrooms / "bedroom_val_lmdb" / "data.mdb").write_bytes(b"no data base" * 1000)
     assert "unpack bedroom_val_lmdb.zip again" in sentence("lsun_bedroom256", data_dir=str(bedrooms))
+
+
+# What lies beside the images
+
+def folder_of_two_classes(folder, count=4):
+    for kind in ("cats", "dogs"):
+        save_images(folder / kind, bytes_of(count, 9, 9))
+
+
+def test_hidden_folders_are_no_class(tmp_path):
+    folder_of_two_classes(tmp_path)
+    save_images(tmp_path / ".ipynb_checkpoints", bytes_of(2, 9, 9))
+    save_images(tmp_path / "cats" / ".ipynb_checkpoints", bytes_of(2, 9, 9))
+    data = load(str(tmp_path))
+    assert data.classes == ["cats", "dogs"] and len(both(data)) == 8
+
+
+def test_a_class_may_be_a_link_and_a_link_may_turn_back(tmp_path):
+    folder_of_two_classes(tmp_path / "far")
+    save_images(tmp_path / "here" / "cows", bytes_of(4, 9, 9))
+    (tmp_path / "here" / "cats").symlink_to(tmp_path / "far" / "cats")
+    (tmp_path / "here" / "cows" / "all").symlink_to(tmp_path / "here")
+    assert load(str(tmp_path / "here")).classes == ["cats", "cows"]
+
+
+@pytest.mark.parametrize("held", ["test", "val", "validation"])
+def test_the_held_out_part_by_any_of_its_names(tmp_path, held):
+    folder_of_two_classes(tmp_path / "train")
+    folder_of_two_classes(tmp_path / held, 3)
+    folder_of_two_classes(tmp_path / "else")
+    data = load(str(tmp_path))
+    assert data.classes == ["cats", "dogs"] and (len(data.train), len(data.test)) == (8, 6)
+
+
+def test_what_is_left_out_is_said(tmp_path, capsys):
+    folder_of_two_classes(tmp_path)
+    (tmp_path / "cats" / "x.HEIC").write_bytes(b"x")
+    frames = [Image.fromarray(frame) for frame in bytes_of(3, 9, 9)]
+    frames[0].save(tmp_path / "cats" / "moves.gif", save_all=True, append_images=frames[1:])
+    assert len(both(load(str(tmp_path)))) == 9
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2 and "1 files" in said[0] and ".heic" in said[0] and "'moves.gif'" in said[1]
+
+
+def test_depths_that_bytes_cannot_hold(tmp_path):
+    pixels = np.arange(81, dtype=np.int32).reshape(9, 9)
+    for name, image in (("a", pixels), ("b", pixels * 50)):
+        Image.fromarray(image.astype(np.uint16)).save(tmp_path / f"{name}.png")
+    with pytest.warns(UserWarning, match="12 of them at most"):
+        load(str(tmp_path))
+    Image.fromarray(pixels * 100_000).save(tmp_path / "c.tif")
+    with pytest.raises(InputError, match="more than 16 bits per pixel"):
+        load(str(tmp_path))
+
+
+def test_classes_that_are_numbers_are_in_their_order(tmp_path):
+    for kind in (1, 2, 10):
+        save_images(tmp_path / str(kind), bytes_of(4, 9, 9))
+    assert load(str(tmp_path)).classes == ["1", "2", "10"]
