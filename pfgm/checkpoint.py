@@ -9,6 +9,7 @@ __all__ = ['atomic_write', 'save_weights', 'load_weights', 'save_state', 'load_s
 # %% ../nbs/40_checkpoint.ipynb #40-02
 import hashlib
 import json
+import math
 import os
 import pickle
 import tempfile
@@ -103,11 +104,28 @@ def _whole(path: Path) -> bool:
     except (zipfile.BadZipFile, OSError, EOFError, zlib.error, NotImplementedError, RuntimeError):
         return False
 
+def _fault(state: dict) -> str:
+    "What is wrong with a state that is whole; empty if nothing is."
+    step, seconds = state.get("step", 0), state.get("seconds", 0.0)
+    if type(step) is not int or step < 0:
+        return f"its step is {step!r}"
+    if type(seconds) not in (int, float) or not 0 <= seconds < math.inf:
+        return f"its time is {seconds!r} seconds"
+    if not isinstance(state.get("config", {}), dict):
+        return f"its configuration is {state['config']!r}"
+    for part in ("flow", "average"):
+        tensors = state[part].values() if isinstance(state.get(part), dict) else ()
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors if isinstance(tensor, torch.Tensor)):
+            return f"its {part} holds numbers that are not finite"
+    moments = state["optimiser"].get("state", {}) if isinstance(state.get("optimiser"), dict) else {}
+    counts = {int(moment["step"]) for moment in moments.values() if isinstance(moment, dict) and "step" in moment}
+    return f"its step is {step}, that of its optimiser {max(counts)}" if counts - {step} else ""
+
 def load_state(
     folder: Path,         # of the run
     device: str = "cpu",  # where the tensors go
 ) -> dict:                # None if there is no state
-    "The newest state of training that is whole; nothing in it is executed."
+    "The newest state of training that is whole and makes sense; nothing in it is executed."
     paths = [path for path in _states(folder, 1 + len(list(Path(folder).glob("state-*.pt")))) if path.exists()]
     for path in filter(_whole, paths):
         try:
@@ -116,7 +134,9 @@ def load_state(
             raise InputError(f"'{path}' is not a training state of pfgm, and nothing in it was run ({type(error).__name__}): "
                              "remove it, or choose another run_dir.") from error
         require(isinstance(state, dict), f"'{path}' is not a training state of pfgm: remove it, or choose another run_dir.")
-        return state
+        if not (fault := _fault(state)):
+            return state
+        print(f"'{path}' is not used: {fault}.")
     require(not paths, f"the training state in '{folder}' is damaged ({', '.join(path.name for path in paths)}): remove "
                        "it, or train into another folder with -p run_dir.")
     return None
@@ -135,11 +155,15 @@ def read_json_lines(
 ) -> list:       # entries
     "Entries of a log; nothing if it does not exist, and without a last line that was cut off."
     entries = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines() if Path(path).exists() else []:
+    require(not Path(path).is_dir(), f"'{path}' is a folder, where a log should be: move it away.")
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines() if Path(path).exists() else []:
         try:
-            entries.append(json.loads(line))
+            entry = json.loads(line)
         except json.JSONDecodeError:
             break
+        if not isinstance(entry, dict) or type(entry.get("step")) not in (int, type(None)):
+            break
+        entries.append(entry)
     return entries
 
 # %% ../nbs/40_checkpoint.ipynb #40-41
@@ -148,7 +172,7 @@ def cut_json_lines(
     step: int,   # the last that counts
 ):
     "Forget entries after a step: of a run that goes on from there."
-    kept = [entry for entry in read_json_lines(path) if entry["step"] <= step]
+    kept = [entry for entry in read_json_lines(path) if entry.get("step", math.inf) <= step]
     with atomic_write(path) as new:
         new.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
 
@@ -164,6 +188,8 @@ def make_run_dir(
         probe = folder / f".probe-{os.getpid()}"
         probe.touch()
         probe.unlink()
+        for file in ("state.pt", "network.safetensors", "log.jsonl"):
+            require(not (folder / file).is_dir(), f"'{folder / file}' is a folder, where a run keeps a file: move it away.")
     except OSError as error:
         raise InputError(f"{name} '{folder}' cannot be written ({error.strerror}); choose another folder.") from error
 

@@ -225,7 +225,7 @@ def mnist5k() -> Data:
     images = images.astype(np.uint8).reshape(-1, 28, 28)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).numpy()
     held = np.concatenate([order[kinds[order] == kind][:50] for kind in range(10)])
-    train = order[~np.isin(order, held)]
+    train, held = order[~np.isin(order, held)], order[np.isin(order, held)]
     half, classes = torch.tensor(127.5), number_classes(kinds[np.concatenate([train, held])], len(train))
     return from_parts("mnist5k", images[train], images[held], half, half, *classes)
 

@@ -89,6 +89,12 @@ def fit_heights(
     return _from_gaps(gaps)
 
 # %% ../nbs/21_heights.ipynb #21-15
+def _are_factors(heights, steps: int) -> bool:
+    "Whether these may be the factors of so many steps: from 1 down to the last, above 0."
+    if not isinstance(heights, list) or len(heights) != steps + 1 or not all(type(each) is float for each in heights):
+        return False
+    return heights[0] == 1 and all(a > b > 0 for a, b in zip(heights, heights[1:]))
+
 def kept_heights(
     file: Path,             # JSON, made if it is not there
     flow: Flow,             # that the heights are for
@@ -102,10 +108,13 @@ def kept_heights(
     for tensor in flow.state_dict().values():
         checksum = zlib.crc32(tensor.detach().cpu().contiguous().numpy().tobytes(), checksum)
     key = f"{solver}, {steps} evaluations, z_min {z_min:.6g}, z_max {prior.z_max:.6g}, {type(prior).__name__}"
-    kept = json.loads(Path(file).read_text()) if Path(file).exists() else {}
-    if kept.get("flow") != checksum:
+    try:
+        kept = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        kept = {}
+    if not isinstance(kept, dict) or kept.get("flow") != checksum:
         kept = {"flow": checksum}
-    if key not in kept:
+    if not _are_factors(kept.get(key), steps):
         kept[key] = fit_heights(flow, prior, steps, solver, z_min, generator=torch.Generator().manual_seed(0)).tolist()
         Path(file).write_text(json.dumps(kept, indent=1))
     return torch.tensor(kept[key], dtype=torch.float64)

@@ -63,6 +63,9 @@ def main(
         if os.environ.get("RANK", "0") == "0" or isinstance(error, ConnectionError):
             print(f"{type(error).__name__}: {text}", file=sys.stderr, flush=True)
         return 1
+    finally:  # else a process that ends while others still talk may be aborted
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 # %% ../nbs/45_jobs.ipynb #45-09
 def launch(

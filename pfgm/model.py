@@ -87,6 +87,8 @@ def statistics(
     points = some(data.train, 2 ** 28)
     mean = sum(scaled(part).double().sum(0) for part in points.split(4096)) / len(points)
     spread = (sum((scaled(part) - mean).square().sum() for part in points.split(4096)) / points.numel()).sqrt().item()
+    require(len(points) > 1, "one data point is left to learn from, since one in ten, and at least one, is held out: give "
+                             "three or more.")
     require(spread > 0, "all data points are the same: there is nothing to learn from them.")
     mean = mean.float()
     if config.objective == "paper":
@@ -178,7 +180,9 @@ class Model:
 
     def latents(self, n: int, seed: int = 0) -> ode.Latents:
         "The starts that draw and sample use for n and seed."
-        require(n is not None and n >= 1, f"n is {n}; at least 1 sample can be drawn.")
+        n, seed = plain(n, int), plain(seed, int)
+        require(type(n) is int and n >= 1, f"n is {n!r}; it must be a whole number, 1 or more.")
+        require(type(seed) is int and 0 <= seed < 2 ** 63, f"seed is {seed!r}; it must be a whole number from 0 to 2**63 - 1.")
         return ode.Latents(*ode.starts(self.prior, n, torch.Generator().manual_seed(seed)))
 
     def _charges(self, x) -> Tensor:

@@ -34,7 +34,7 @@ SMALL = dict(dataset="two_moons", width=16, steps=6)
     (dict(batch=0), "batch is 0"), (dict(lr=0), "lr is 0"), (dict(ema=1), "ema is 1"), (dict(dropout=1.0), "dropout"),
     (dict(device="cuda:9"), "no device 'cuda:9'"), (dict(device="gpu"), "Allowed: auto, cpu"),
     (dict(objective="poitn"), "did you mean 'point'"), (dict(D=4, objective="field"), "needs D = 1"),
-    (dict(width=-1), "width is -1"), (dict(flip="no"), "flip is 'no'"), (dict(s_min=100.0), "s_min"),
+    (dict(width=-1), "width is -1"), (dict(flip="perhaps"), "flip is 'perhaps'"), (dict(s_min=100.0), "s_min"),
     (dict(s_max=math.inf), "s_max"), (dict(seed=-1), "seed"), (dict(precision="fp16"), "unknown precision 'fp16'"),
     (dict(compile="max"), "unknown compile"), (dict(draw="papr"), "did you mean 'paper'"), (dict(keep=0), "keep is 0"),
     (dict(draw="paper", D=2), "needs D = 1"), (dict(draw="paper", objective="point"), "needs draw 'kernel'"),
@@ -401,7 +401,7 @@ def test_classes(tmp_path):
     torch.testing.assert_close(trained.draw(2, steps=4, label=1, guidance=0.0).x, everything, rtol=1e-3, atol=1e-3)
     path = trained.draw(3, steps=4, label=[5, 2, 5], path=True).path
     torch.testing.assert_close(path[:, 1], trained.draw(3, steps=4, label=2, path=True).path[:, 1], rtol=1e-3, atol=1e-3)
-    for label, word in ((10, "from 0 to 9"), ([1, 2], "list of 5"), ("x", "unknown class 'x'"), (-1, "from 0 to 9")):
+    for label, word in ((10, "unknown class '10'"), ([1, 2], "list of 5"), ("x", "unknown class 'x'"), (-1, "class '-1'")):
         with pytest.raises(InputError, match=word):
             trained.draw(5, label=label)
     with pytest.raises(InputError, match="knows no classes"):
