@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['atomic_write', 'save_weights', 'load_weights', 'save_state', 'load_state', 'append_json', 'read_json_lines',
-           'cut_json_lines', 'make_run_dir', 'load_official']
+           'cut_json_lines', 'make_run_dir', 'hold_run_dir', 'set_aside', 'load_official']
 
 # %% ../nbs/40_checkpoint.ipynb #40-02
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -192,6 +193,41 @@ def make_run_dir(
             require(not (folder / file).is_dir(), f"'{folder / file}' is a folder, where a run keeps a file: move it away.")
     except OSError as error:
         raise InputError(f"{name} '{folder}' cannot be written ({error.strerror}); choose another folder.") from error
+
+# %% ../nbs/40_checkpoint.ipynb #40-61
+def _lock(file, folder: Path):
+    "Lock an open file until it is closed, or its process ends."
+    try:
+        import fcntl
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(f"another run is training into '{folder}': wait for its end, or choose another run_dir.") from error
+    except (ImportError, OSError):
+        pass  # Windows, or a network drive without locks
+
+@contextmanager
+def hold_run_dir(
+    folder: Path,  # made if it is not there
+):
+    "Inside, no other run can hold the folder (`InputError`); of many processes the first one holds it."
+    make_run_dir(folder)
+    with open(Path(folder) / ".lock", "w") as file:
+        if os.environ.get("RANK", "0") == "0":
+            _lock(file, folder)
+        yield
+
+def set_aside(
+    folder: Path,  # of a run
+):
+    "Move the run in a folder into the first folder beside it that is free."
+    names = ("state*.pt", "samples*.png", "log.jsonl", "network.safetensors", "summary.json", "evaluation.json", "heights.json")
+    files, folder = [path for name in names for path in folder.glob(name)], folder.resolve()
+    if files:
+        aside = next(path for k in itertools.count(1) if not (path := folder.with_name(f"{folder.name}.{k}")).exists())
+        aside.mkdir()
+        for path in files:
+            path.rename(aside / path.name)
+        print(f"The run that was in '{folder.name}' is now in '{aside}'.")
 
 # %% ../nbs/40_checkpoint.ipynb #40-22
 _PARTS = {  # ours -> theirs

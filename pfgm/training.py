@@ -9,8 +9,8 @@ __all__ = ['train', 'fit']
 import hashlib
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, replace
-from itertools import count
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
-from .checkpoint import append_json, cut_json_lines, load_state, make_run_dir, save_state
+from .checkpoint import append_json, cut_json_lines, hold_run_dir, load_state, save_state, set_aside
 from .checks import InputError, require, switch
 from .config import TrainConfig, configure
 from .data import Data, from_array
@@ -263,14 +263,17 @@ def train(
     require(not config.flip or data.is_images, "flip is for images; leave it out for other data.")
     require(not config.conditional or data.labels is not None,
             f"conditional needs labels, and '{data.name}' has none: leave it out, or give a folder with one folder per class.")
-    folder, state, restart = Path(config.run_dir) if config.run_dir else None, None, switch("restart", restart)
-    if folder:
-        make_run_dir(folder)
-        config, state = (config, None) if restart else _left_state(config)
+    folder, restart = Path(config.run_dir) if config.run_dir else None, switch("restart", restart)
+    with hold_run_dir(folder) if folder else nullcontext():
+        return _trained(config, data, folder, progress, restart, watch)
+
+def _trained(config: TrainConfig, data: Data, folder: Path, progress: bool, restart: bool, watch) -> Model:
+    "The model of a run that nobody else has in hand."
+    config, state = _left_state(config) if folder and not restart else (config, None)
     run = _Training(config, data)
     first = run.team.rank == 0
     if restart and folder and first:
-        _set_aside(folder)
+        set_aside(folder)
     run.team.wait()
     if state:
         run.restore(state)
@@ -287,17 +290,6 @@ def train(
         model.save(folder)
     run.team.wait()
     return model
-
-def _set_aside(folder: Path):
-    "Move the run in a folder into the first folder beside it that is free."
-    names = ("state*.pt", "samples*.png", "log.jsonl", "network.safetensors", "summary.json", "evaluation.json", "heights.json")
-    files, folder = [path for name in names for path in folder.glob(name)], folder.resolve()
-    if files:
-        aside = next(path for k in count(1) if not (path := folder.with_name(f"{folder.name}.{k}")).exists())
-        aside.mkdir()
-        for path in files:
-            path.rename(aside / path.name)
-        print(f"The run that was in '{folder.name}' is now in '{aside}'.")
 
 def _run(run: _Training, charges: _Charges, model: Model, folder: Path, progress: bool, watch=None):
     "Advance a run to the end of its budget."

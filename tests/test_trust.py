@@ -1,5 +1,9 @@
 "What we promise: nothing is lost, nothing is misread, nothing damaged is used."
 import json
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -33,7 +37,7 @@ def test_a_word_for_no_keeps_the_run(tmp_path, word):
 def test_restart_moves_the_old_run_aside(tmp_path, capsys):
     config = TrainConfig(**SMALL, run_dir=str(tmp_path / "run"))
     for count in range(3):
-        kept = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*")}
+        kept = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("[!.]*")}
         train(config, progress=False, restart="yes")
         if count:
             aside = tmp_path / f"run.{count}"
@@ -179,7 +183,7 @@ def no_number(state):
 
 @pytest.mark.parametrize("change, words", [
     (spoil(None, "step", -5), "step is -5"), (spoil(None, "step", float("nan")), "step is nan"),
-    (spoil(None, "step", 310.5), "step is 310.5"), (spoil(None, "step", 10 ** 9), "step is 1000000000, that of its optimiser 6"),
+    (spoil(None, "step", 310.5), "step is 310.5"), (spoil(None, "step", 10 ** 9), "1000000000, that of its optimiser 6"),
     (spoil(None, "seconds", "long"), "'long' seconds"), (spoil(None, "seconds", -1.0), "-1.0 seconds"),
     (spoil(None, "config", [1]), "configuration is [1]"), (no_number, "average holds numbers that are not finite")])
 def test_a_state_that_makes_no_sense_is_named_and_the_one_before_it_is_used(tmp_path, change, words, capsys):
@@ -221,3 +225,27 @@ def test_kept_heights_that_are_none_are_found_anew(named, tmp_path, content):
     known[key] = known[key][::-1] if content == "wrong" else known[key][:-1]
     file.write_text(json.dumps(known) if content in ("wrong", "short") else content)
     torch.testing.assert_close(kept_heights(file, *ask), right)
+
+
+# Two at once, and an end from outside
+
+RUN = "import sys, pfgm.training as t, pfgm.config as c; t.train(c.TrainConfig(dataset='two_moons', width=16, minutes=5, " \
+      "save_minutes=0.001, run_dir=sys.argv[1], device='cpu'), progress=False)"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_the_second_run_in_a_folder_is_refused_and_the_lock_dies_with_its_owner(tmp_path, number):
+    child = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path)], stderr=subprocess.PIPE)
+    while not (tmp_path / "state.pt").exists():
+        assert child.poll() is None
+        time.sleep(0.05)
+    config = TrainConfig(dataset="two_moons", width=16, minutes=5, run_dir=str(tmp_path), device="cpu")
+    for restart in (False, True):
+        with pytest.raises(InputError, match="another run is training into"):
+            train(config, progress=False, restart=restart)
+    child.send_signal(number)
+    child.wait(60)
+    child.stderr.close()
+    before = load_state(tmp_path)["step"]
+    train(replace(config, steps=before + 2), progress=False)
+    assert load_state(tmp_path)["step"] == before + 2 and before > 0
