@@ -11,11 +11,10 @@ import math
 import socket
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import atomic_write, load_weights, save_weights
+from .checkpoint import load_weights, save_weights
 from .checks import InputError, optional, require
 from .field import scaled
 
@@ -105,18 +104,17 @@ def content_hash(
     return digest.hexdigest()[:16]
 
 def cached(
-    path: Path,  # a .npy file
+    path: Path,  # a .safetensors file
     make,        # function without arguments -> tensor
 ) -> Tensor:
     "The tensor in the file; made and written first if there is none or if it is damaged."
     path = Path(path).expanduser()
     try:
-        return torch.from_numpy(np.load(path, allow_pickle=False))
-    except (OSError, ValueError, EOFError):
+        return load_weights(path)[0]["x"]
+    except (InputError, KeyError):
         tensor = make().cpu().contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as new, open(new, "wb") as file:
-        np.save(file, tensor.numpy())
+    save_weights(path, {"x": tensor}, {})
     return tensor
 
 # %% ../nbs/44_features.ipynb #44-18

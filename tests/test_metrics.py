@@ -163,11 +163,11 @@ def test_classifier_is_repeatable_and_leaves_random_numbers_alone(tmp_path):
 
 def test_cache_is_whole_or_not_there(tmp_path):
     with pytest.raises(ZeroDivisionError):
-        F.cached(tmp_path / "x.npy", lambda: 1 / 0)
+        F.cached(tmp_path / "x.safetensors", lambda: 1 / 0)
     assert not list(tmp_path.iterdir())
-    (tmp_path / "x.npy").write_bytes(pickle.dumps([1]))
-    assert F.cached(tmp_path / "x.npy", lambda: torch.ones(3)).tolist() == [1, 1, 1]
-    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
+    (tmp_path / "x.safetensors").write_bytes(pickle.dumps([1]))
+    assert F.cached(tmp_path / "x.safetensors", lambda: torch.ones(3)).tolist() == [1, 1, 1]
+    assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
 
 
 def test_hash_sees_values_order_shape_and_type():
