@@ -45,11 +45,13 @@ figures:         ## the pictures and the table of README.md, made by the noteboo
 experiments: $(EXPERIMENTS)  ## every claim at the scale of a CPU; stopped and typed again, it goes on. One: make 09_dimension
 	python results/table.py
 
+THREADS = 1
+15_minutes: THREADS = $(shell nproc)  # one network at a time, with all cores
 04_solvers 07_large_batch: PARAMETERS = $(if $(CIFAR_DIR),-p cifar_dir $(CIFAR_DIR))  # these look at real photographs, too
 
 $(EXPERIMENTS): %: nbs/experiments/%.ipynb
 	mkdir -p runs/experiments
-	OMP_NUM_THREADS=1 papermill $< runs/experiments/$@.ipynb $(PARAMETERS)
+	OMP_NUM_THREADS=$(THREADS) papermill $< runs/experiments/$@.ipynb $(PARAMETERS)
 
 html:            ## a reading copy of every notebook, for people without Jupyter
 	jupyter nbconvert --to html --output-dir $(HTML) $(CHAPTERS)

@@ -12,7 +12,8 @@ def load(name: str) -> dict:
 def number(found: dict, digits: int = 3) -> str:
     if found["mean"] >= 100:  # a few stray lines
         digits = 0
-    return f"{found['mean']:.{digits}f} ± {found['sd']:.{digits}f}"
+    spread = "" if found["sd"] is None else f" ± {found['sd']:.{digits}f}"
+    return f"{found['mean']:.{digits}f}{spread}"
 
 
 def quality() -> list:
@@ -75,6 +76,21 @@ def few_evaluations() -> list:
     return rows
 
 
+def images() -> list:
+    figures = load("15_minutes")["figures"]
+    columns = {"pca": "Fréchet distance", "classifier": "by classifier", "sure": "sure", "sharpness": "neighbours' difference",
+               "sd": "standard deviation"}
+    rows = ["| | networks | " + " | ".join(columns.values()) + " |", "|---|" + "--:|" * (1 + len(columns))]
+    for name, kinds in figures.items():
+        for kind, sizes in kinds.items():
+            found = sizes["full"]
+            if found["pca"]:
+                cells = [number(found[key], 2) if found[key] else "" for key in columns]
+                count = found["pca"]["n"] if kind.startswith("pfgm") else ""
+                rows.append(f"| {name}, {kind.replace('pfgm', 'ours')} | {count} | " + " | ".join(cells) + " |")
+    return rows
+
+
 def claims() -> list:
     rows = ["| experiment | claim | parts that held | parts that did not | minutes |", "|---|---|--:|---|--:|"]
     for path in sorted((root / "nbs" / "experiments").glob("[0-9]*.ipynb")):
@@ -91,7 +107,7 @@ def claims() -> list:
     return rows
 
 
-TABLES = {"results": quality, "quick start": quick_start, "few evaluations": few_evaluations, "claims": claims}
+TABLES = {"results": quality, "quick start": quick_start, "few evaluations": few_evaluations, "claims": claims, "images": images}
 
 
 def render(text: str) -> str:
