@@ -4,7 +4,7 @@ HTML = html
 CHAPTERS = $(wildcard nbs/*.ipynb)
 EXPERIMENTS = $(basename $(notdir $(wildcard nbs/experiments/[0-9]*.ipynb)))
 
-.PHONY: run test checks build house gate outputs figures experiments html $(EXPERIMENTS)
+.PHONY: run test checks build house faults gate outputs figures experiments html $(EXPERIMENTS)
 
 run: .venv/notebooks  ## the main job: a network for handwritten digits in two minutes, and out.ipynb that shows it
 	$(BIN)/papermill nbs/train.ipynb out.ipynb
@@ -23,6 +23,9 @@ checks:          ## the same with the Python that is active
 
 house:           ## which chapters there are, and which modules and functions are too large (printed, never an error)
 	@python3 tests/house.py
+
+faults:          ## kills, damaged files, foreign code, full disks: what the real program makes of them, as a table
+	OMP_NUM_THREADS=1 QUICK=$(QUICK) python tests/faults.py
 
 gate:            ## notebooks clean, package regenerated, nothing left uncommitted
 	bash .ci/gate

@@ -178,6 +178,8 @@ def cut_json_lines(
         new.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
 
 # %% ../nbs/40_checkpoint.ipynb #40-44
+_KEPT = ("state.pt", "network.safetensors", "log.jsonl")  # files of a run
+
 def make_run_dir(
     folder: Path,           # where a run will be kept
     name: str = "run_dir",  # of the parameter, for the message
@@ -189,7 +191,7 @@ def make_run_dir(
         probe = folder / f".probe-{os.getpid()}"
         probe.touch()
         probe.unlink()
-        for file in ("state.pt", "network.safetensors", "log.jsonl"):
+        for file in _KEPT:
             require(not (folder / file).is_dir(), f"'{folder / file}' is a folder, where a run keeps a file: move it away.")
     except OSError as error:
         raise InputError(f"{name} '{folder}' cannot be written ({error.strerror}); choose another folder.") from error
@@ -214,6 +216,8 @@ def hold_run_dir(
     with open(Path(folder) / ".lock", "w") as file:
         if os.environ.get("RANK", "0") == "0":
             _lock(file, folder)
+            for part in (part for name in _KEPT for part in Path(folder).glob(f".{name}.*")):
+                part.unlink()  # of a run that was killed while it saved
         yield
 
 def set_aside(

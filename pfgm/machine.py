@@ -164,19 +164,29 @@ def stop_requests():  # a list, empty until the first request
             signal.signal(number, handler or signal.SIG_DFL)
 
 # %% ../nbs/02_machine.ipynb #02-23
+def _unwritten(step: int, reason) -> InputError:
+    return InputError(f"what the run keeps cannot be written after step {step} ({reason}): make room, or choose another "
+                      "run_dir. Started again, it goes on from its last saved state.")
+
 @contextmanager
 def plain_errors(
     team: Team,   # that computes inside
     points: int,  # that a process handles at once
     step,         # function () -> steps made so far
 ):
-    "Too little memory (`InputError`) and a lost process (`ConnectionError`), in one sentence each."
+    "Too little memory, a disk that takes no more (`InputError`) and a lost process (`ConnectionError`), in one sentence each."
     try:
         yield
+    except ConnectionError:
+        raise
+    except OSError as error:
+        raise _unwritten(step(), error.strerror or error) from error
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error):
             raise InputError(f"memory on '{team.device}' is too small for {points} points at once: set micro_batch to "
                              f"{max(1, points // 2)} or less; the steps stay the same.") from error
+        if "failed writing" in str(error):  # of torch.save
+            raise _unwritten(step(), "no room, or no folder") from error
         if team.count > 1 and re.search("gloo|nccl|connection|peer|process group", str(error), re.IGNORECASE):
             raise ConnectionError(f"process {team.rank + 1} of {team.count} lost another one after step {step()}: "
                                   "the run ends. Started again, it goes on from its last saved state.") from error

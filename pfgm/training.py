@@ -280,14 +280,14 @@ def _trained(config: TrainConfig, data: Data, folder: Path, progress: bool, rest
         if first:
             cut_json_lines(folder / "log.jsonl", run.step)
     model = Model(run.average.module.eval(), data, run.config)
-    if run.progress < 1:
-        if run.plan and progress and first:
-            print(run.plan)
-        points = run.config.micro_batch or -(-run.config.batch // run.team.count)
-        with plain_errors(run.team, points, lambda: run.step), threads(run.threads):
+    points = run.config.micro_batch or -(-run.config.batch // run.team.count)
+    with plain_errors(run.team, points, lambda: run.step), threads(run.threads):
+        if run.progress < 1:
+            if run.plan and progress and first:
+                print(run.plan)
             _run(run, _Charges(data, run.config, run.device), model, folder, progress, watch)
-    if folder and first:
-        model.save(folder)
+        if folder and first:
+            model.save(folder)
     run.team.wait()
     return model
 

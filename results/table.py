@@ -43,7 +43,7 @@ def quality() -> list:
 
 
 def quick_start() -> list:
-    rows = ["| 4,500 digits of 28 x 28, 2 cores | evaluations | Fréchet distance | by classifier | sure | nearest training digit |",
+    rows = ["| 4,500 digits of 28 x 28, 2 cores | evaluations | Fréchet distance | by classifier | sure | nearest digit |",
             "|---|--:|--:|--:|--:|--:|"]
     for name, label in (("mnist5k", "PFGM, D = 1, 2 minutes"), ("mnist5k-D16", "PFGM++, D = 16, 2 minutes"),
                         ("mnist5k-10", "PFGM, D = 1, 10 minutes")):
@@ -107,7 +107,8 @@ def claims() -> list:
     return rows
 
 
-TABLES = {"results": quality, "quick start": quick_start, "few evaluations": few_evaluations, "claims": claims, "images": images}
+TABLES = {"results": quality, "quick start": quick_start, "few evaluations": few_evaluations, "claims": claims,
+          "images": images}
 
 
 def render(text: str) -> str:
