@@ -155,14 +155,14 @@ def read_json_lines(
     path: Path,  # a .jsonl file
 ) -> list:       # entries
     "Entries of a log; nothing if it does not exist, and without a last line that was cut off."
-    entries = []
     require(not Path(path).is_dir(), f"'{path}' is a folder, where a log should be: move it away.")
+    entries = []
     for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines() if Path(path).exists() else []:
         try:
             entry = json.loads(line)
         except json.JSONDecodeError:
             break
-        if not isinstance(entry, dict) or type(entry.get("step")) not in (int, type(None)):
+        if not isinstance(entry, dict) or not isinstance(entry.get("step", 0), int):
             break
         entries.append(entry)
     return entries
@@ -178,8 +178,7 @@ def cut_json_lines(
         new.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
 
 # %% ../nbs/40_checkpoint.ipynb #40-44
-_KEPT = ("state.pt", "network.safetensors", "log.jsonl")  # files of a run
-
+_KEPT = ("state.pt", "network.safetensors", "log.jsonl")
 def make_run_dir(
     folder: Path,           # where a run will be kept
     name: str = "run_dir",  # of the parameter, for the message
@@ -191,8 +190,8 @@ def make_run_dir(
         probe = folder / f".probe-{os.getpid()}"
         probe.touch()
         probe.unlink()
-        for file in _KEPT:
-            require(not (folder / file).is_dir(), f"'{folder / file}' is a folder, where a run keeps a file: move it away.")
+        for path in (folder / name for name in _KEPT):
+            require(not path.is_dir(), f"'{path}' is a folder, where a run keeps a file: move it away.")
     except OSError as error:
         raise InputError(f"{name} '{folder}' cannot be written ({error.strerror}); choose another folder.") from error
 
@@ -204,8 +203,8 @@ def _lock(file, folder: Path):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise InputError(f"another run is training into '{folder}': wait for its end, or choose another run_dir.") from error
-    except (ImportError, OSError):
-        pass  # Windows, or a network drive without locks
+    except (ImportError, OSError):  # Windows, or a network drive without locks
+        pass
 
 @contextmanager
 def hold_run_dir(
@@ -216,7 +215,7 @@ def hold_run_dir(
     with open(Path(folder) / ".lock", "w") as file:
         if os.environ.get("RANK", "0") == "0":
             _lock(file, folder)
-            for part in (part for name in _KEPT for part in Path(folder).glob(f".{name}.*")):
+            for part in itertools.chain(*(Path(folder).glob(f".{name}.*") for name in _KEPT)):
                 part.unlink()  # of a run that was killed while it saved
         yield
 
