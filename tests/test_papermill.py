@@ -23,6 +23,7 @@ def passed(parameters: dict) -> list:
     return [word for name, value in parameters.items() for word in ("-p", name, str(value))]
 
 
+RUN = "runs/digits-D1-seed0"
 QUICK = dict(dataset="digits", steps=12, width=32, n_samples=40, sample_steps=4)
 
 
@@ -61,12 +62,12 @@ def test_typed_again_it_goes_on(run):
 
 
 def test_sample(run):
-    done = papermill("sample.ipynb", "samples.ipynb", run, *passed(dict(n=5, steps=3, out="x.npy")))
+    done = papermill("sample.ipynb", "samples.ipynb", run, *passed(dict(run_dir=RUN, n=5, steps=3, out="x.npy")))
     assert done.returncode == 0, done.stderr[-3000:]
     assert pictures(run / "samples.ipynb") == 2
     five = np.load(run / "x.npy")
     assert five.shape == (5, 8, 8)
-    done = papermill("sample.ipynb", "samples.ipynb", run, *passed(dict(n=2, steps=3, out="y.npy")))
+    done = papermill("sample.ipynb", "samples.ipynb", run, *passed(dict(run_dir=RUN, n=2, steps=3, out="y.npy")))
     np.testing.assert_allclose(np.load(run / "y.npy"), five[:2], atol=1e-3)
 
 
