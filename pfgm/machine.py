@@ -185,7 +185,7 @@ def plain_errors(
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error):
             raise InputError(f"memory on '{team.device}' is too small for {points} points at once: set micro_batch to "
                              f"{max(1, points // 2)} or less; the steps stay the same.") from error
-        if "failed writing" in str(error):  # of torch.save
+        if re.search("failed writing|inline_container", str(error)):  # of torch.save
             raise _unwritten(step(), "no room, or no folder") from error
         if team.count > 1 and re.search("gloo|nccl|connection|peer|process group", str(error), re.IGNORECASE):
             raise ConnectionError(f"process {team.rank + 1} of {team.count} lost another one after step {step()}: "
