@@ -40,7 +40,8 @@ def one_of(
     return word
 
 # %% ../nbs/01_checks.ipynb #01-21
-_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_WORDS = (dict.fromkeys(("true", "yes", "on", "1", "1.0"), True)
+          | dict.fromkeys(("false", "no", "off", "0", "0.0"), False))
 
 def switch(
     name: str,  # of the parameter, for the message
@@ -48,7 +49,6 @@ def switch(
 ) -> bool:
     "A switch, whichever way it was typed; everything else is refused (`InputError`)."
     word = str(plain(value)).lower()
-    word = word.removesuffix(".0") if word in ("0.0", "1.0") else word
     require(word in _WORDS, f"{name} is {value!r}; it must be True or False (or yes, no, 1, 0).")
     return _WORDS[word]
 

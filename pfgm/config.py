@@ -28,8 +28,9 @@ class TrainConfig:
     "Everything a training run depends on; refuses what cannot be done (`InputError`)."
 
     # What to learn
-    dataset: str = option("mnist5k", "digits, mnist5k, mnist, fashion_mnist, cifar10, celeba64, lsun_bedroom256, two_moons, "
-                                    "eight_gaussians, checkerboard, swiss_roll, rings; a folder of images; a .npy or .npz file")
+    dataset: str = option("mnist5k", "digits, mnist5k, mnist, fashion_mnist, cifar10, celeba64, lsun_bedroom256, "
+                                     "two_moons, eight_gaussians, checkerboard, swiss_roll, rings; a folder of images; "
+                                     "a .npy or .npz file")
     image_size: int = option(None, "folders of images: cut and resize to this many pixels; None: they have one size")
     data_dir: str = option("~/.cache/pfgm", "where downloads are kept, and decoded images beyond 2 GiB")
     flip: bool = option(False, "images: True adds their mirror images to the data (good for photographs, wrong for digits)")

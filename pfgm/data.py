@@ -182,9 +182,9 @@ def _items(dataset: Dataset) -> tuple:
     pairs = all(isinstance(item, (tuple, list)) for item in items)
     require(not pairs or all(np.ndim(item[-1]) == 0 and len(item) == 2 for item in items),
             "items of a data set must be points, or points with one label: (x, label).")
-    points, labels = ([item[0] for item in items], np.array([plain(item[1]) for item in items])) if pairs else (items, None)
-    require(len({np.shape(point) for point in points}) == 1, "the points of the data set differ in shape: bring them to one.")
-    return np.stack([np.asarray(point) for point in points]), labels
+    points = [np.asarray(item[0] if pairs else item) for item in items]
+    require(len({point.shape for point in points}) == 1, "the points of the data set differ in shape: bring them to one.")
+    return np.stack(points), np.array([plain(item[1]) for item in items]) if pairs else None
 
 def from_array(
     array,                # (n, *shape) numbers: array, tensor, list; or a Dataset of torch, with its labels

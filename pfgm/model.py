@@ -85,10 +85,10 @@ def statistics(
 ) -> tuple:               # standard deviation per number; mean, axes, variances for `make_flow`, as far as it needs them
     "What a flow knows of its data without learning."
     points = some(data.train, 2 ** 28)
-    mean = sum(scaled(part).double().sum(0) for part in points.split(4096)) / len(points)
-    spread = (sum((scaled(part) - mean).square().sum() for part in points.split(4096)) / points.numel()).sqrt().item()
     require(len(points) > 1, "one data point is left to learn from, since one in ten, and at least one, is held out: give "
                              "three or more.")
+    mean = sum(scaled(part).double().sum(0) for part in points.split(4096)) / len(points)
+    spread = (sum((scaled(part) - mean).square().sum() for part in points.split(4096)) / points.numel()).sqrt().item()
     require(spread > 0, "all data points are the same: there is nothing to learn from them.")
     mean = mean.float()
     if config.objective == "paper":

@@ -142,7 +142,7 @@ def code_in_files(place: Path):
 
 
 def full_disks(place: Path):
-    "A disk of 400 kB that fills up, and a folder that disappears."
+    "A disk of 1 MB that fills up, and a folder that disappears."
     disk = place / "disk"
     disk.mkdir()
     config = TrainConfig(**SMALL | dict(width=64), steps=2000, run_dir=str(disk / "run"))
@@ -169,11 +169,12 @@ def long_life(place: Path):
     model = train(TrainConfig(**SMALL, steps=500), progress=False)
     model.sample(64)
     before = handles()
-    train(TrainConfig(**SMALL, steps=500 if QUICK else 5000), progress=False)
-    for _ in range(50 if QUICK else 500):
+    steps, calls = (500, 50) if QUICK else (5000, 500)
+    train(TrainConfig(**SMALL, steps=steps), progress=False)
+    for _ in range(calls):
         model.sample(8, steps=4)
     after = handles()
-    report("5,000 steps and 500 calls of sample", 1, after[0] < before[0] + 60 and after[1] <= before[1],
+    report(f"{steps:,} steps and {calls} calls of sample", 1, after[0] < before[0] + 60 and after[1] <= before[1],
            f"memory {before[0]:.0f} to {after[0]:.0f} MiB, {before[1]} to {after[1]} open files")
 
 
