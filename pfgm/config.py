@@ -46,9 +46,9 @@ class TrainConfig:
     gamma: float = option(5.0, "of the paper's target, 0 or more; for objective field")
     z_exp: float = option(None, "objective field: below it |v_x| gives the distance; None: 0.1 gamma, in standard deviations")
     M: int = option(0, "range of the paper's draw; 0: by the authors' rule from the data")
-    guess: str = option("covariance", "what the network corrects; covariance: the mean of a Gaussian with the data's "
-                                      "covariance; variance: of one with the same variance for all numbers, EDM's",
-                        ("covariance", "variance"))
+    guess: str = option("mixture", "what the network corrects; mixture: the posterior mean of Gaussians fitted to the data; "
+                                   "covariance: of one Gaussian; variance: of one with one variance for all numbers, EDM's",
+                        ("mixture", "covariance", "variance"))
     s_min: float = option(0.01, "smallest displacement per number in training, in standard deviations of the data")
     s_max: float = option(80.0, "largest; sampling starts there")
     # Which network

@@ -85,7 +85,7 @@ class NoiseFlow(LearnedFlow):
         self,
         network: nn.Module,  # (u (b, *shape), levels (b, 2): log z twice) -> noise (b, *shape)
         process: Process,    # whose scale and heights
-        *about,              # sigma_data, centre, axes, variances: as for LearnedFlow
+        *about,              # sigma_data, centre, mixture: as for LearnedFlow
     ):
         super().__init__(network, math.inf, *about)
         self.process = process

@@ -22,8 +22,9 @@ from .config import CHOICES, TrainConfig, configure
 from .data import Data
 from .diffusion import PROCESSES, NoiseFlow, Process
 from .field import scaled
-from .flow import DenoiserFlow, FieldFlow, Flow, PaperFlow, cosine_variances, principal_axes
+from .flow import DenoiserFlow, FieldFlow, Flow, PaperFlow
 from .machine import pick_device, rounded
+from .mixture import Mixture
 from .networks import PAPER, PRESETS as NETWORKS, build
 from .prior import Hemisphere, Prior
 
@@ -34,7 +35,7 @@ def make_network(
     classes: int = 0,     # of the data's labels, if the network is to know them
 ) -> nn.Module:
     "The untrained network of a configuration; the paper's embedding of z serves the paper's own objective alone."
-    guess = config.guess == "covariance" and config.objective in ("mean", "point")
+    guess = config.guess != "variance" and config.objective in ("mean", "point")
     options = dict(dropout=config.dropout, field=config.objective in ("field", "paper"), classes=classes, guess=guess)
     if config.network == "refinenet":
         require(not config.dropout and not classes, "a RefineNet knows neither dropout nor classes: leave both out.")
@@ -55,11 +56,10 @@ def make_flow(
     network,                   # untrained or trained
     sigma_data: float = 0.5,   # standard deviation of the data
     centre: Tensor = None,     # mean of the data
-    axes: Tensor = None,       # their principal axes, as for Gaussian
-    variances: Tensor = None,  # along them
+    mixture: Mixture = None,   # of Gaussians for them
 ) -> Flow:
     "The flow that a configuration trains, round a network; the paper's own knows its heights (chapter 32)."
-    about = (centre, axes, variances, config.s_min * sigma_data, config.s_max * sigma_data)
+    about = (centre, mixture, config.s_min * sigma_data, config.s_max * sigma_data)
     z_exp = 0.1 * config.gamma * sigma_data if config.z_exp is None else config.z_exp
     if config.objective == "paper":
         heights = dict(z_exp=5.0, z_max=0.5 * config.s_max, z_min=0.5 * config.s_min) | PAPER.get(config.network, {})
@@ -82,7 +82,7 @@ def some(
 def statistics(
     config: TrainConfig,  # says what its flow needs
     data: Data,           # to learn
-) -> tuple:               # standard deviation per number; mean, axes, variances for `make_flow`, as far as it needs them
+) -> tuple:               # standard deviation per number; mean and mixture for `make_flow`, as far as it needs them
     "What a flow knows of its data without learning."
     points = some(data.train, 2 ** 28)
     require(len(points) > 1, "one data point is left to learn from, since one in ten, and at least one, is held out: give "
@@ -97,7 +97,7 @@ def statistics(
         return spread, mean
     x = scaled(some(data.train, 2 ** 26)) - mean
     cosines = data.is_images and mean.numel() > 2 ** 14
-    return (spread, mean, None, cosine_variances(x)) if cosines else (spread, mean, *principal_axes(x))
+    return spread, mean, Mixture.fit(x, 1 if config.guess == "covariance" else 4 if cosines else 16, cosines)
 
 # %% ../nbs/41_model.ipynb #41-14
 class Model:
@@ -235,7 +235,7 @@ class Model:
         "Write `network.safetensors`."
         weights = {f"flow.{name}": tensor for name, tensor in self.flow.state_dict().items()}
         units = {"data.centre": self.data.centre, "data.scale": self.data.scale}
-        about = dict(format=2, train=asdict(self.config), network=self.flow.network.config, sigma_data=self.flow.sigma_data,
+        about = dict(format=3, train=asdict(self.config), network=self.flow.network.config, sigma_data=self.flow.sigma_data,
                      data=dict(name=self.data.name, shape=self.data.shape, layout=self.data.layout, classes=self.data.classes))
         save_weights(Path(folder) / "network.safetensors", weights | units, about)
 
@@ -250,12 +250,13 @@ class Model:
                                 f"`papermill nbs/train.ipynb out.ipynb -p run_dir {folder}`.")
         weights, about = load_weights(path)
         require({"train", "network", "sigma_data", "data"} <= about.keys(), f"'{path}' is not a pfgm model.")
-        require(about.get("format") == 2, f"'{path}' was written by an earlier pfgm, whose flows scale their input otherwise: "
+        require(about.get("format") == 3, f"'{path}' was written by an earlier pfgm, whose flows scale their input otherwise: "
                                           "train it again, or use the commit that trained it.")
         config = replace(TrainConfig(), **about["train"] | {"device": device})
         data = _unit(**about["data"], centre=weights.pop("data.centre"), scale=weights.pop("data.scale"))
-        known = (weights[f"flow.{name}"] for name in ("centre", "gaussian.axes", "gaussian.variances"))
-        flow = make_flow(config, build(**about["network"]), about["sigma_data"], *known)
+        known = (weights[f"flow.mixture.{name}"] for name in ("axes", "means", "variances", "weights"))
+        about_data = about["sigma_data"], weights["flow.centre"], Mixture(about["sigma_data"], *known)
+        flow = make_flow(config, build(**about["network"]), *about_data)
         flow.load_state_dict({name.removeprefix("flow."): tensor for name, tensor in weights.items()})
         return cls(flow.to(pick_device(device), memory_format=torch.channels_last).eval(), data, config)
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from pfgm.checks import InputError
-from pfgm.flow import DenoiserFlow, EmpiricalFlow, FieldFlow, Flow, LearnedFlow, principal_axes
+from pfgm.flow import DenoiserFlow, EmpiricalFlow, FieldFlow, Flow, LearnedFlow
 from pfgm.likelihood import bits_per_dim, dequantise, log_likelihood, mean_and_trace
+from pfgm.mixture import Mixture
 from pfgm.networks import MLP, build
 from pfgm.perturbation import kernel_draw
 from pfgm.prior import Hemisphere, Prior, student_draw
@@ -122,10 +123,10 @@ def test_an_untrained_network_of_one_number_is_normalised(D):
 @pytest.mark.parametrize("D", [1, 2, 16, 128])
 @pytest.mark.parametrize("N", [2, 64])
 def test_scale_of_a_learned_flow_is_differentiated(N, D):
-    """Finite differences of s, with and without principal axes."""
+    """Finite differences of s, with and without a mixture."""
     data = randn(500, N) @ (0.5 * randn(N, N, seed=1) / math.sqrt(N))
-    for about in ((None, None, None), (None, *principal_axes(data, min(N, 20)))):
-        flow = LearnedFlow(None, D, data.std().item(), *about)
+    for mixture in (None, Mixture.fit(data, 1), Mixture.fit(data)):
+        flow = LearnedFlow(None, D, data.std().item(), None, mixture)
         x, z, _ = kernel_draw(data[:100], 0.05, 30.0, D, seeded(2))
         x.requires_grad_()
         s, v = flow.scale(x, z), randn(100, N, seed=3)
