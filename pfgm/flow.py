@@ -91,9 +91,11 @@ def noise_scale(
         square = (z[:, None] * u.exp()).square()                                      # (b, nodes)
         sigma = ((N * square + D * z[:, None].square()) / (N + D)).sqrt()
         log_p = log_p - torch.log1p((s_min / sigma) ** 4) - torch.log1p((sigma / s_max) ** 4)
-    total = variances[:, None] + square[:, None, :, None]                             # (b, J, nodes, k)
-    like = (energies[:, :, None] / total + counts[:, None] * total.log()).sum(3)
-    like = -0.5 * min(1.0, 64 / N) * like + log_p[..., None, :]                       # (b, J, nodes)
+    fits = 0.0                                                                        # (b, J, nodes)
+    for energy, variance, count in zip(energies.unbind(2), variances.unbind(1), counts.unbind(1)):
+        total = variance[:, None] + square[:, None]
+        fits = fits + (count[:, None] * total.log() + energy[..., None] / total)
+    like = log_p[..., None, :] - 0.5 * min(1.0, 64 / N) * fits
     s = (like.softmax(2) * square[:, None]).sum(2).sqrt()
     return s, (like.logsumexp(2) + weights.log()).softmax(1)
 

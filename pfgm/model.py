@@ -97,7 +97,7 @@ def statistics(
         return spread, mean
     x = scaled(some(data.train, 2 ** 26)) - mean
     cosines = data.is_images and mean.numel() > 2 ** 14
-    return spread, mean, Mixture.fit(x, 1 if config.guess == "covariance" else 4 if cosines else 16, cosines)
+    return spread, mean, Mixture.fit(x, 1 if config.guess == "covariance" else 4 if cosines else 8, cosines)
 
 # %% ../nbs/41_model.ipynb #41-14
 class Model:
@@ -254,7 +254,7 @@ class Model:
                                           "train it again, or use the commit that trained it.")
         config = replace(TrainConfig(), **about["train"] | {"device": device})
         data = _unit(**about["data"], centre=weights.pop("data.centre"), scale=weights.pop("data.scale"))
-        known = (weights[f"flow.mixture.{name}"] for name in ("axes", "means", "variances", "weights"))
+        known = (weights[f"flow.mixture.{name}"] for name in ("axes", "means", "variances", "weights", "turns"))
         about_data = about["sigma_data"], weights["flow.centre"], Mixture(about["sigma_data"], *known)
         flow = make_flow(config, build(**about["network"]), *about_data)
         flow.load_state_dict({name.removeprefix("flow."): tensor for name, tensor in weights.items()})
