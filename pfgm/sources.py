@@ -315,8 +315,8 @@ def load(
         raise InputError(f"there is no file or folder '{name}'; the nearest folder that exists is '{near}'.")
     is_folder = name not in names and os.path.isdir(path)
     require(image_size is None or is_folder, f"image_size is for folders of images; leave it out for '{name}'.")
-    require(image_size is None or (type(image_size) is int and image_size >= 8),
-            f"image_size is a whole number of pixels >= 8, got {image_size!r}.")
+    require(image_size is None or (type(image_size) is int and image_size >= 2),
+            f"image_size is a whole number of pixels >= 2, got {image_size!r}.")
     root = Path(data_dir).expanduser()
     if is_folder:
         return _folder(name, path, image_size, root, progress)

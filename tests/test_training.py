@@ -20,7 +20,7 @@ from pfgm.checks import InputError
 from pfgm.data import Data
 from pfgm.flow import EmpiricalFlow, FieldFlow, PaperFlow
 from pfgm.config import TrainConfig, configure
-from pfgm.networks import build
+from pfgm.networks import build, count_multiply_adds
 from pfgm.prior import Hemisphere, Prior
 from pfgm.sources import load
 from pfgm.training import fit, train
@@ -51,6 +51,13 @@ def test_misspelt_option_and_network():
         fit(np.zeros((4, 2)), minuets=1)
     with pytest.raises(InputError, match="did you mean 'unet'"):
         fit(np.eye(4), network="unett", steps=1)
+
+
+def test_a_few_steps_for_a_few_images_are_cheap():
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16), dtype=np.uint8)
+    model = fit(images, steps=60, batch=4, progress=False)
+    assert model.config.width == 32 and count_multiply_adds(model.flow.network) < 2e7  # of 64 channels 7e7
+    assert model.sample(2, steps=2).shape == (2, 16, 16)
 
 
 def test_data_that_are_all_the_same_are_refused():
