@@ -122,11 +122,18 @@ def _new_file(path: Path, shape: tuple):
         with suppress(OSError):
             part.unlink()
 
-def _mapped(path: Path) -> Tensor:
-    "The array in a .npy file, read when it is used; it cannot be written to."
+def _mapped(path: Path, shape: tuple) -> Tensor:
+    "The bytes in a .npy file, read when they are used, that cannot be written to; None if it does not hold so many."
+    require(not path.is_dir(), f"'{path}' is a folder, where a file of images is kept: move it away.")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    if getattr(array, "shape", None) != shape or array.dtype != np.uint8:
+        return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, that writing into it would fail
-        return torch.from_numpy(np.load(path, mmap_mode="r"))
+        return torch.from_numpy(array)
 
 # %% ../nbs/34_sources.ipynb #34-14
 def _fill(array: np.ndarray, sources: list, decode, progress: bool):
@@ -163,12 +170,12 @@ def _images(
         stats = [(str(file.absolute()), file.stat()) for file in files]
         about = [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats]
         path = data_dir / f"images-{hashlib.sha256(repr((shape, about)).encode()).hexdigest()[:16]}.npy"
-        if not path.exists():
+        if (images := _mapped(path, shape)) is None:
             with _new_file(path, shape) as array:
                 if progress:
                     print(f"writing {shape[0]} images into '{path}': {math.prod(shape) / 1e9:.1f} GB")
                 _fill(array, sources, decode, progress)
-        images = _mapped(path)
+            images = _mapped(path, shape)
     half = torch.tensor(127.5)
     return Data(name, images[:len(train)], images[len(train):], half, half, "hw" if shape[1] == 1 else "hwc")
 
