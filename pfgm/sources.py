@@ -25,6 +25,7 @@ from torch import Tensor
 
 from .checks import InputError, one_of, optional, require
 from .data import TOYS, Data, digits, from_array, from_parts, mnist5k, number_classes, split, toy
+from .machine import memory
 
 # %% ../nbs/34_sources.ipynb #34-05
 def _array_file(path: Path) -> np.ndarray:
@@ -42,6 +43,9 @@ def _array_file(path: Path) -> np.ndarray:
             found = names if len(names) == 1 else [name for name in ("data", "x", "images") if name in names]
             require(found, f"'{path}' holds the arrays ({', '.join(names)}) and none called 'data', 'x' or 'images':"
                            " save the one you mean alone, or under one of these names.")
+            size = max(each.file_size for each in loaded.zip.infolist() if each.filename in (found[0], f"{found[0]}.npy"))
+            require(2 * size < memory(torch.device("cpu")), f"'{path}' holds {size / 2 ** 30:.1f} GiB when it is unpacked, more"
+                    " than half of this machine's memory: take a part of it.")
             return loaded[found[0]]
     except InputError:
         raise
