@@ -10,12 +10,10 @@ __all__ = ['atomic_write', 'save_weights', 'load_weights', 'save_state', 'load_s
 import hashlib
 import itertools
 import json
-import math
 import os
 import pickle
 import tempfile
 import zipfile
-import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from .blocks import PyramidConv, ResidualConv, SelfAttention
 from .checks import InputError, require
 from .flow import PaperFlow
 from .networks import PAPER, PRESETS, UNet, build
+from .resume import state_fault
 
 # %% ../nbs/40_checkpoint.ipynb #40-04
 @contextmanager
@@ -45,9 +44,9 @@ def atomic_write(
         Path(name).unlink(missing_ok=True)
 
 # %% ../nbs/40_checkpoint.ipynb #40-08
-def _digest(weights: dict) -> str:
-    "SHA-256 of all tensors, with their names, types and shapes."
-    digest = hashlib.sha256()
+def _digest(weights: dict, config: str = "") -> str:
+    "SHA-256 of all tensors, with their names, types and shapes, and of their description."
+    digest = hashlib.sha256(config.encode())
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
@@ -61,8 +60,9 @@ def save_weights(
     "Write weights and their description into one file."
     from safetensors.torch import save_file
     weights = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()}
+    text = json.dumps(config)
     with atomic_write(path) as new:
-        save_file(weights, new, metadata={"config": json.dumps(config), "sha256": _digest(weights)})
+        save_file(weights, new, metadata={"config": text, "sha256": _digest(weights, text)})
 
 def load_weights(
     path: Path,  # a .safetensors file written by `save_weights`
@@ -76,9 +76,15 @@ def load_weights(
     except Exception as error:
         raise InputError(f"'{path}' is not a whole safetensors file ({error}).") from error
     require("config" in metadata, f"'{path}' holds tensors but no pfgm configuration; it was not written by pfgm.")
-    require(metadata.get("sha256") in (None, _digest(weights)),
+    text = metadata["config"]
+    require(metadata.get("sha256") in (None, _digest(weights), _digest(weights, text)),  # earlier: of the weights alone
             f"'{path}' is damaged: its numbers are not those that were written. Copy it again, or train again.")
-    return weights, json.loads(metadata["config"])
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the configuration in '{path}' cannot be read ({error}): it was not written by pfgm.") from error
+    require(isinstance(config, dict), f"the configuration in '{path}' is no list of names: it was not written by pfgm.")
+    return weights, config
 
 # %% ../nbs/40_checkpoint.ipynb #40-12
 def save_state(
@@ -102,25 +108,8 @@ def _whole(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
-    except (zipfile.BadZipFile, OSError, EOFError, zlib.error, NotImplementedError, RuntimeError):
+    except Exception:  # a damaged archive makes zipfile raise half a dozen of them
         return False
-
-def _fault(state: dict) -> str:
-    "What is wrong with a state that is whole; empty if nothing is."
-    step, seconds = state.get("step", 0), state.get("seconds", 0.0)
-    if type(step) is not int or step < 0:
-        return f"its step is {step!r}"
-    if type(seconds) not in (int, float) or not 0 <= seconds < math.inf:
-        return f"its time is {seconds!r} seconds"
-    if not isinstance(state.get("config", {}), dict):
-        return f"its configuration is {state['config']!r}"
-    for part in ("flow", "average"):
-        tensors = state[part].values() if isinstance(state.get(part), dict) else ()
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors if isinstance(tensor, torch.Tensor)):
-            return f"its {part} holds numbers that are not finite"
-    moments = state["optimiser"].get("state", {}) if isinstance(state.get("optimiser"), dict) else {}
-    counts = {int(moment["step"]) for moment in moments.values() if isinstance(moment, dict) and "step" in moment}
-    return f"its step is {step}, that of its optimiser {max(counts)}" if counts - {step} else ""
 
 def load_state(
     folder: Path,         # of the run
@@ -131,11 +120,11 @@ def load_state(
     for path in filter(_whole, paths):
         try:
             state = torch.load(path, map_location=device, weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, KeyError) as error:
+        except Exception as error:
             raise InputError(f"'{path}' is not a training state of pfgm, and nothing in it was run ({type(error).__name__}): "
                              "remove it, or choose another run_dir.") from error
         require(isinstance(state, dict), f"'{path}' is not a training state of pfgm: remove it, or choose another run_dir.")
-        if not (fault := _fault(state)):
+        if not (fault := state_fault(state)):
             return state
         print(f"'{path}' is not used: {fault}.")
     require(not paths, f"the training state in '{folder}' is damaged ({', '.join(path.name for path in paths)}): remove "
@@ -154,15 +143,15 @@ def append_json(
 def read_json_lines(
     path: Path,  # a .jsonl file
 ) -> list:       # entries
-    "Entries of a log; nothing if it does not exist, and without a last line that was cut off."
+    "Entries of a log; nothing if it does not exist, and nothing behind a line that is no entry."
     require(not Path(path).is_dir(), f"'{path}' is a folder, where a log should be: move it away.")
     entries = []
     for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines() if Path(path).exists() else []:
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             break
-        if not isinstance(entry, dict) or not isinstance(entry.get("step", 0), int):
+        if not isinstance(entry, dict) or type(entry.get("step")) is not int:
             break
         entries.append(entry)
     return entries
@@ -173,12 +162,13 @@ def cut_json_lines(
     step: int,   # the last that counts
 ):
     "Forget entries after a step: of a run that goes on from there."
-    kept = [entry for entry in read_json_lines(path) if entry.get("step", math.inf) <= step]
+    kept = [entry for entry in read_json_lines(path) if entry["step"] <= step]
     with atomic_write(path) as new:
         new.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
 
 # %% ../nbs/40_checkpoint.ipynb #40-44
-_KEPT = ("state.pt", "network.safetensors", "log.jsonl")
+_KEPT = ("state.pt", "state-1.pt", "network.safetensors", "log.jsonl", "summary.json", "samples.png", "heights.json")
+
 def make_run_dir(
     folder: Path,           # where a run will be kept
     name: str = "run_dir",  # of the parameter, for the message

@@ -15,6 +15,9 @@ from importlib import import_module
 class InputError(ValueError):
     "Wrong input by the user. Shown in notebooks as one line, without a traceback."
 
+    def __init__(self, message: str):
+        super().__init__("".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in str(message)))
+
     def _render_traceback_(self):
         return [f"InputError: {self}"]
 

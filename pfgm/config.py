@@ -53,7 +53,7 @@ class TrainConfig:
     s_max: float = option(80.0, "largest; sampling starts there")
     # Which network
     network: str = option("auto", "auto, mlp, unet, refinenet; the paper's: cifar10_ddpmpp, cifar10_ncsnpp, ... (chapter 32)")
-    width: int = option(None, "hidden units or channels; None: planned for the minutes (images), or the network's default")
+    width: int = option(None, "hidden units or channels; None: planned for the budget (images), or the network's default")
     dropout: float = option(0.0, "share of hidden units dropped in training, 0 to below 1")
     # How to train
     batch: int = option(None, "perturbed points per step, of all processes together; None: 128 for images, 256 for others")

@@ -67,7 +67,7 @@ class Data:
 
     @property
     def is_images(self) -> bool:
-        return len(self.shape) == 3 and self.shape[0] in (1, 3) and min(self.shape[1:]) >= 8
+        return self.layout in ("hw", "hwc") or len(self.shape) == 3 and self.shape[0] in (1, 3) and min(self.shape[1:]) >= 8
 
     def scaled(
         self,
@@ -143,9 +143,9 @@ def from_parts(
     *labels,            # of both parts, and the names of the classes, as `number_classes` gives them
 ) -> Data:
     "Both parts as they are kept: images as (channels, height, width), all but bytes scaled."
-    shape = train.shape[1:]
-    last = len(shape) == 3 and shape[-1] in (1, 3) and min(shape[:2]) >= 8
-    layout = "hwc" if last else "hw" if len(shape) == 2 and min(shape) >= 8 else ""
+    shape, least = train.shape[1:], 2 if train.dtype == np.uint8 else 8  # pixels on a side
+    last = len(shape) == 3 and shape[-1] in (1, 3) and min(shape[:2]) >= least
+    layout = "hwc" if last else "hw" if len(shape) == 2 and min(shape) >= least else ""
 
     def kept(array):
         x = torch.from_numpy(array)

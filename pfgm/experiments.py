@@ -163,7 +163,7 @@ class Lab:
                 train(config, progress=self.scale != "test")
         for config in unique:
             lines = read_json_lines(Path(config.run_dir) / "log.jsonl")
-            self.trained[Path(config.run_dir).name] = lines[-1]["minutes"] if lines else 0.0
+            self.trained[Path(config.run_dir).name] = lines[-1].get("minutes", 0.0) if lines else 0.0
         return {key: Model.load(config.run_dir, config.device) for key, config in runs.items()}
 
     def keep(
@@ -176,7 +176,7 @@ class Lab:
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
             value, minutes = kept["value"], kept["minutes"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             start = time.monotonic()
             value = json.loads(json.dumps(make()))  # as it will be read the next time
             minutes = (time.monotonic() - start) / 60

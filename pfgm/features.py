@@ -9,9 +9,11 @@ __all__ = ['INCEPTION_SHA256', 'Classifier', 'train_classifier', 'content_hash',
 import hashlib
 import math
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from .checkpoint import load_weights, save_weights
@@ -104,18 +106,30 @@ def content_hash(
     return digest.hexdigest()[:16]
 
 def cached(
-    path: Path,  # a .safetensors file
-    make,        # function without arguments -> tensor
+    path: Path,         # a .safetensors file
+    make,               # function without arguments -> tensor
+    shape: tuple = (),  # that it must have, or the first numbers of it
 ) -> Tensor:
-    "The tensor in the file; made and written first if there is none or if it is damaged."
+    "The tensor in the file; made and written first if there is none, or if it is damaged or has another shape."
     path = Path(path).expanduser()
     try:
-        return load_weights(path)[0]["x"]
+        tensor = load_weights(path)[0]["x"]
+        if tensor.shape[:len(shape)] == tuple(shape):
+            return tensor
     except (InputError, KeyError):
-        tensor = make().cpu().contiguous()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_weights(path, {"x": tensor}, {})
+        pass
+    tensor = make().cpu().contiguous()
+    _write(path, {"x": tensor}, {})
     return tensor
+
+def _write(path: Path, weights: dict, config: dict):
+    "Keep tensors in a file, or say why not: they can be made again."
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_weights(path, weights, config)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        print(f"'{path}' cannot be written ({reason}): what belongs there is made anew every time.")
 
 # %% ../nbs/44_features.ipynb #44-18
 def cached_classifier(
@@ -125,16 +139,15 @@ def cached_classifier(
     steps: int = 600,
     device: str = "cpu",
 ) -> Classifier:
-    "The classifier of these data, trained if the folder does not hold it yet."
+    "The classifier of these data, trained if the folder does not hold it yet, or only a damaged one."
     path = Path(folder).expanduser() / f"classifier-{content_hash(x, torch.as_tensor(labels), steps)}.safetensors"
-    if path.is_file():
+    with suppress(InputError, TypeError, RuntimeError):  # not there, or damaged
         weights, config = load_weights(path)
         network = Classifier(**config)
         network.load_state_dict(weights)
         return network.to(device).eval()
     network = train_classifier(x, labels, steps, device=device)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_weights(path, network.state_dict(), network.config)
+    _write(path, network.state_dict(), network.config)
     return network
 
 # %% ../nbs/44_features.ipynb #44-20

@@ -110,11 +110,14 @@ def kept_heights(
     key = f"{solver}, {steps} evaluations, z_min {z_min:.6g}, z_max {prior.z_max:.6g}, {type(prior).__name__}"
     try:
         kept = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         kept = {}
     if not isinstance(kept, dict) or kept.get("flow") != checksum:
         kept = {"flow": checksum}
     if not _are_factors(kept.get(key), steps):
         kept[key] = fit_heights(flow, prior, steps, solver, z_min, generator=torch.Generator().manual_seed(0)).tolist()
-        Path(file).write_text(json.dumps(kept, indent=1))
+        try:
+            Path(file).write_text(json.dumps(kept, indent=1), encoding="utf-8")
+        except OSError as error:
+            print(f"'{file}' cannot be written ({error.strerror}): the heights will be looked for again the next time.")
     return torch.tensor(kept[key], dtype=torch.float64)

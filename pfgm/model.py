@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from . import likelihood, ode
 from .checkpoint import load_official, load_weights, save_weights
-from .checks import one_of, plain, require
+from .checks import InputError, one_of, plain, require
 from .config import CHOICES, TrainConfig, configure
 from .data import Data
 from .diffusion import PROCESSES, NoiseFlow, Process
@@ -252,13 +252,25 @@ class Model:
         require({"train", "network", "sigma_data", "data"} <= about.keys(), f"'{path}' is not a pfgm model.")
         require(about.get("format") == 3, f"'{path}' was written by an earlier pfgm, whose flows scale their input otherwise: "
                                           "train it again, or use the commit that trained it.")
-        config = replace(TrainConfig(), **about["train"] | {"device": device})
-        data = _unit(**about["data"], centre=weights.pop("data.centre"), scale=weights.pop("data.scale"))
-        known = (weights[f"flow.mixture.{name}"] for name in ("axes", "means", "variances", "weights", "turns"))
-        about_data = about["sigma_data"], weights["flow.centre"], Mixture(about["sigma_data"], *known)
-        flow = make_flow(config, build(**about["network"]), *about_data)
-        flow.load_state_dict({name.removeprefix("flow."): tensor for name, tensor in weights.items()})
+        pick_device(device)
+        try:
+            config = replace(TrainConfig(), **about["train"] | {"device": device})
+            flow, data = _rebuilt(config, about, weights)
+        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise InputError(f"'{path}' holds no network of this version of pfgm ({reason}): train it again, or use the "
+                             "version that trained it.") from error
         return cls(flow.to(pick_device(device), memory_format=torch.channels_last).eval(), data, config)
+
+def _rebuilt(config: TrainConfig, about: dict, weights: dict) -> tuple:
+    "The flow and the empty data of what `Model.save` wrote."
+    data = _unit(**about["data"], centre=weights.pop("data.centre"), scale=weights.pop("data.scale"))
+    known = (weights[f"flow.mixture.{name}"] for name in ("axes", "means", "variances", "weights", "turns"))
+    learned = about["sigma_data"], weights["flow.centre"], Mixture(about["sigma_data"], *known)
+    flow = make_flow(config, build(**about["network"]), *learned)
+    flow.load_state_dict({name.removeprefix("flow."): tensor for name, tensor in weights.items()})
+    require(data.shape == tuple(flow.network.config["shape"]), "its data and its network differ in shape")
+    return flow, data
 
 def _official(path: Path, device: str) -> Model:
     "The model in an official checkpoint, with the preset of its network."

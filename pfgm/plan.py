@@ -78,12 +78,15 @@ def plan(
     with torch.random.fork_rng(devices=[]):
         network = make(config)
         config = filled(config, network)
+        free = isinstance(network, UNet) and config.width is None and config.network in ("auto", "unet")
         if config.steps:
-            return config, torch.get_num_threads(), ""
+            usual = [width for width in WIDTHS if width <= network.config["width"]] if free else []
+            width = _widest(dict.fromkeys(usual, 60 / config.steps), 1) if free else config.width
+            return replace(config, width=width), torch.get_num_threads(), ""
         network = network.to(device, memory_format=torch.channels_last)
         seconds, precision, count = _fastest(network, config, device)
         config = replace(config, precision=precision)
-        if isinstance(network, UNet) and config.width is None and config.network in ("auto", "unet"):
+        if free:
             per_cost = seconds / count_multiply_adds(network)
             with torch.device("meta"):  # the count needs no weights
                 wider = {width: make(replace(config, width=width)) for width in WIDTHS}

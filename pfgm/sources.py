@@ -25,6 +25,7 @@ from torch import Tensor
 
 from .checks import InputError, one_of, optional, require
 from .data import TOYS, Data, digits, from_array, from_parts, mnist5k, number_classes, split, toy
+from .machine import memory
 
 # %% ../nbs/34_sources.ipynb #34-05
 def _array_file(path: Path) -> np.ndarray:
@@ -42,6 +43,9 @@ def _array_file(path: Path) -> np.ndarray:
             found = names if len(names) == 1 else [name for name in ("data", "x", "images") if name in names]
             require(found, f"'{path}' holds the arrays ({', '.join(names)}) and none called 'data', 'x' or 'images':"
                            " save the one you mean alone, or under one of these names.")
+            size = max(each.file_size for each in loaded.zip.infolist() if each.filename in (found[0], f"{found[0]}.npy"))
+            require(2 * size < memory(torch.device("cpu")), f"'{path}' holds {size / 2 ** 30:.1f} GiB when it is unpacked, more"
+                    " than half of this machine's memory: take a part of it.")
             return loaded[found[0]]
     except InputError:
         raise
@@ -122,11 +126,18 @@ def _new_file(path: Path, shape: tuple):
         with suppress(OSError):
             part.unlink()
 
-def _mapped(path: Path) -> Tensor:
-    "The array in a .npy file, read when it is used; it cannot be written to."
+def _mapped(path: Path, shape: tuple) -> Tensor:
+    "The bytes in a .npy file, read when they are used, that cannot be written to; None if it does not hold so many."
+    require(not path.is_dir(), f"'{path}' is a folder, where a file of images is kept: move it away.")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    if getattr(array, "shape", None) != shape or array.dtype != np.uint8:
+        return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, that writing into it would fail
-        return torch.from_numpy(np.load(path, mmap_mode="r"))
+        return torch.from_numpy(array)
 
 # %% ../nbs/34_sources.ipynb #34-14
 def _fill(array: np.ndarray, sources: list, decode, progress: bool):
@@ -163,12 +174,12 @@ def _images(
         stats = [(str(file.absolute()), file.stat()) for file in files]
         about = [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats]
         path = data_dir / f"images-{hashlib.sha256(repr((shape, about)).encode()).hexdigest()[:16]}.npy"
-        if not path.exists():
+        if (images := _mapped(path, shape)) is None:
             with _new_file(path, shape) as array:
                 if progress:
                     print(f"writing {shape[0]} images into '{path}': {math.prod(shape) / 1e9:.1f} GB")
                 _fill(array, sources, decode, progress)
-        images = _mapped(path)
+            images = _mapped(path, shape)
     half = torch.tensor(127.5)
     return Data(name, images[:len(train)], images[len(train):], half, half, "hw" if shape[1] == 1 else "hwc")
 
@@ -315,8 +326,8 @@ def load(
         raise InputError(f"there is no file or folder '{name}'; the nearest folder that exists is '{near}'.")
     is_folder = name not in names and os.path.isdir(path)
     require(image_size is None or is_folder, f"image_size is for folders of images; leave it out for '{name}'.")
-    require(image_size is None or (type(image_size) is int and image_size >= 8),
-            f"image_size is a whole number of pixels >= 8, got {image_size!r}.")
+    require(image_size is None or (type(image_size) is int and image_size >= 2),
+            f"image_size is a whole number of pixels >= 2, got {image_size!r}.")
     root = Path(data_dir).expanduser()
     if is_folder:
         return _folder(name, path, image_size, root, progress)

@@ -30,6 +30,7 @@ from .model import Model, make_flow, make_network, make_process, some, statistic
 from .objective import denoiser_loss, field_loss
 from .perturbation import kernel_draw, paper_draw, paper_scales
 from .plan import PLANNED, plan
+from .resume import differences
 from .sources import load
 
 # %% ../nbs/42_training.ipynb #42-05
@@ -114,15 +115,12 @@ def _average(decay: float):
     return update
 
 # %% ../nbs/42_training.ipynb #42-13
-_FREE = ("minutes", "steps", "device", "run_dir", "save_minutes", "sample_minutes", "keep", "data_dir", "micro_batch",
-         "compile")  # may differ when a run goes on
-
 def _hash(data: Data) -> str:
     "What tells one data set from another; of a very large one, a part."
     parts = [some(data.train, 2 ** 30), *([] if data.labels is None else [data.labels])]
     return hashlib.sha256(b"".join(part.contiguous().numpy().tobytes() for part in parts)).hexdigest()[:16]
 
-def _left_state(config: TrainConfig) -> tuple:
+def _left_state(config: TrainConfig, data_hash: str) -> tuple:
     "The configuration with what a run left in the run folder had planned, and its state; None if there is none to go on with."
     folder = Path(config.run_dir)
     if not (state := load_state(folder)):
@@ -133,18 +131,18 @@ def _left_state(config: TrainConfig) -> tuple:
     planned = [name for name in PLANNED if getattr(config, name) is None]
     planned += ["precision"] * (config.precision == "auto")
     config = replace(config, **{name: before[name] for name in planned if name in before})
-    for name, value in asdict(config).items():
-        require(name in _FREE or before.get(name, value) == value,
-                f"'{folder}' holds a run with {name} = {before.get(name)!r}, not {value!r}: choose another run_dir, or start "
-                "it anew with -p restart True.")
+    differ = differences(before, asdict(config))
+    differ += [f"other data (hash {state['data']}, not {data_hash})"] if state["data"] != data_hash else []
+    require(not differ, f"'{folder}' holds a run with {'; '.join(differ)}: choose another run_dir, or start it anew with "
+                        "-p restart True.")
     return config, state
 
 # %% ../nbs/42_training.ipynb #42-15
 class _Training:
     "Flow, moving average, optimiser and random numbers of one run."
 
-    def __init__(self, config: TrainConfig, data: Data):
-        self.team, self.data_hash = Team(config.device, config.batch), _hash(data)
+    def __init__(self, config: TrainConfig, data: Data, data_hash: str = ""):
+        self.team, self.data_hash = Team(config.device, config.batch), data_hash
         self.device, (spread, *about) = self.team.device, statistics(config, data)
 
         def make(config: TrainConfig) -> nn.Module:
@@ -226,10 +224,12 @@ class _Training:
                     dropouts=self.team.gather(dropout), config=asdict(self.config), data=self.data_hash)
 
     def restore(self, state: dict):
-        require(state["data"] == self.data_hash, f"'{self.config.run_dir}' holds a run on other data: choose another run_dir.")
         try:
             for part in ("flow", "average", "optimiser"):
                 getattr(self, part).load_state_dict(state[part])
+            for weight, moment in self.optimiser.state.items():
+                if not weight.shape == moment["exp_avg"].shape == moment["exp_avg_sq"].shape:
+                    raise ValueError("moments of another shape")
             self.generator.set_state(state["generator"].cpu())
             if self.team.rank < len(state["dropouts"]):  # with more processes than before the new ones start afresh
                 own = state["dropouts"][self.team.rank].cpu()
@@ -269,8 +269,9 @@ def train(
 
 def _trained(config: TrainConfig, data: Data, folder: Path, progress: bool, restart: bool, watch) -> Model:
     "The model of a run that nobody else has in hand."
-    config, state = _left_state(config) if folder and not restart else (config, None)
-    run = _Training(config, data)
+    data_hash = _hash(data) if folder else ""
+    config, state = _left_state(config, data_hash) if folder and not restart else (config, None)
+    run = _Training(config, data, data_hash)
     first = run.team.rank == 0
     if restart and folder and first:
         set_aside(folder)

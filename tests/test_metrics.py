@@ -374,6 +374,9 @@ FAULTS = {
     "labels": (dict(samples="rings.npy", dataset="rings", features="classifier"), "'rings' has no labels"),
     "out": (dict(samples="real.npy", dataset="digits", out="real.npy/x.json"), "out: the folder 'real.npy' cannot be made"),
     "not json": (dict(samples="real.npy", dataset="digits", out="real.npy"), "exists and holds no evaluation"),
+    "list": (dict(samples="real.npy", dataset="digits", out="list.json"), "exists and holds no evaluation"),
+    "deep": (dict(samples="real.npy", dataset="digits", out="deep.json"), "exists and holds no evaluation"),
+    "folder": (dict(samples="real.npy", dataset="digits", out="noise"), "exists and holds no evaluation"),
     "weights": (dict(samples="real.npy", dataset="digits", features="inception", weights="w.pth"), "there is no file 'w.pth'"),
     "unknown": (dict(sample="real.npy"), "unknown parameter 'sample'; did you mean 'samples'?"),
 }
@@ -383,6 +386,8 @@ FAULTS = {
 def test_faults_get_one_sentence(folder, monkeypatch, fault):
     parameters, words = FAULTS[fault]
     np.save(folder / "rings.npy", load("rings", n=20).train.numpy())
+    (folder / "list.json").write_text("[1]")
+    (folder / "deep.json").write_text("[" * 10 ** 5)
     with pytest.raises(InputError) as caught:
         evaluate(folder, monkeypatch, **parameters)
     assert words in str(caught.value) and "\n" not in str(caught.value)

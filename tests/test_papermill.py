@@ -61,6 +61,16 @@ def test_typed_again_it_goes_on(run):
     assert summary["steps"] == 15
 
 
+def test_a_run_whose_log_is_lost_says_so(run):
+    log = run / RUN / "log.jsonl"
+    whole = log.read_bytes()
+    log.write_bytes(b"[1]\n" + whole)
+    done = papermill("train.ipynb", "lost.ipynb", run, *passed(QUICK | dict(watch=False)))
+    lines = [line for line in done.stderr.splitlines() if line.startswith("InputError: ")]
+    log.write_bytes(whole)
+    assert len(lines) == 1 and "is empty or damaged" in lines[0] and (run / RUN / "network.safetensors").exists()
+
+
 def test_sample(run):
     done = papermill("sample.ipynb", "samples.ipynb", run, *passed(dict(run_dir=RUN, n=5, steps=3, out="x.npy")))
     assert done.returncode == 0, done.stderr[-3000:]

@@ -17,7 +17,9 @@ from PIL import Image
 from pfgm import sources as S
 from pfgm.checks import InputError
 from pfgm.data import TOYS, Data
+from pfgm.model import Model
 from pfgm.sources import CARRIED, STANDARD, load
+from pfgm.training import fit
 
 RNG = np.random.default_rng(0)
 
@@ -356,7 +358,7 @@ def test_options_refused(args, words):
     assert words in sentence("rings", **args)
 
 
-@pytest.mark.parametrize("size", [0, -4, 7, 16.0, True, "16"])
+@pytest.mark.parametrize("size", [0, -4, 1, 16.0, True, "16"])
 def test_image_sizes_refused(tmp_path, size):
     assert "image_size is a whole number" in sentence(tmp_path, image_size=size)
 
@@ -589,3 +591,14 @@ def test_classes_that_are_numbers_are_in_their_order(tmp_path):
     for kind in (1, 2, 10):
         save_images(tmp_path / str(kind), bytes_of(4, 9, 9))
     assert load(str(tmp_path)).classes == ["1", "2", "10"]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_tiny_pictures_are_images(tmp_path, mode):
+    for k in range(6):
+        Image.fromarray(bytes_of(4, 4, *[3] * (mode == "RGB"))).save(tmp_path / f"{k}.png")
+    data = load(tmp_path)
+    assert data.is_images and data.shape == (len(mode) if mode == "RGB" else 1, 4, 4)
+    model = fit(data, steps=2, width=16, flip=True, progress=False, run_dir=str(tmp_path / "run"))
+    assert Model.load(tmp_path / "run").data.is_images and model.sample(2, steps=2).shape == (2, 4, 4, *[3] * (mode == "RGB"))
+    assert load(tmp_path, image_size=2).shape[1:] == (2, 2)

@@ -20,7 +20,7 @@ from pfgm.checks import InputError
 from pfgm.data import Data
 from pfgm.flow import EmpiricalFlow, FieldFlow, PaperFlow
 from pfgm.config import TrainConfig, configure
-from pfgm.networks import build
+from pfgm.networks import build, count_multiply_adds
 from pfgm.prior import Hemisphere, Prior
 from pfgm.sources import load
 from pfgm.training import fit, train
@@ -51,6 +51,13 @@ def test_misspelt_option_and_network():
         fit(np.zeros((4, 2)), minuets=1)
     with pytest.raises(InputError, match="did you mean 'unet'"):
         fit(np.eye(4), network="unett", steps=1)
+
+
+def test_a_few_steps_for_a_few_images_are_cheap():
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16), dtype=np.uint8)
+    model = fit(images, steps=60, batch=4, progress=False)
+    assert model.config.width == 32 and count_multiply_adds(model.flow.network) < 2e7  # of 64 channels 7e7
+    assert model.sample(2, steps=2).shape == (2, 16, 16)
 
 
 def test_data_that_are_all_the_same_are_refused():
@@ -191,11 +198,20 @@ def test_both_bases_of_the_mixture_are_saved(tmp_path, large):
 
 def test_another_run_is_not_mixed_in(tmp_path):
     config = TrainConfig(**SMALL, run_dir=str(tmp_path))
-    train(config, progress=False)
-    with pytest.raises(InputError, match="D = 1, not 2"):
-        train(dataclasses.replace(config, D=2), progress=False)
-    with pytest.raises(InputError, match="other data"):
-        train(config, load("rings"), progress=False)
+    left = train(config, progress=False).config
+    kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    others = dict(D=2, width=32, lr=0.5, network="mlp", dropout=0.5, seed=3, dataset="rings", objective="point")
+    for names in (["D"], ["width", "network"], ["lr", "dropout", "D"], ["dataset", "seed"], [*others]):
+        other = dataclasses.replace(config, **{name: others[name] for name in names})
+        with pytest.raises(InputError) as error:
+            train(other, progress=False)
+        text = str(error.value)
+        for name in names:
+            assert f"{name} = {getattr(left, name)!r}, not {others[name]!r}" in text
+        assert ("other data (hash" in text) == ("dataset" in names) and "\n" not in text
+    with pytest.raises(InputError, match="D = 1, not 2; other data .hash [0-9a-f]{16}, not [0-9a-f]{16}.: choose another run"):
+        train(dataclasses.replace(config, D=2), load("rings"), progress=False)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == kept, "nothing was lost"
 
 
 def test_run_dir_that_cannot_be_written(tmp_path):
@@ -234,8 +250,8 @@ def test_killed_at_any_moment_a_state_can_be_read(tmp_path):
 
 def test_states_that_are_not_of_this_run(tmp_path):
     config = TrainConfig(**SMALL, run_dir=str(tmp_path))
-    for foreign, words in ((dict(step=3), "was not written by pfgm"), ([1, 2], "is not a training state"),
-                           (dict(step=3, config={}, data=training._hash(load("two_moons"))), "does not fit this version")):
+    for foreign, words in ((dict(step=3, config={}, data=training._hash(load("two_moons"))), "is damaged"),
+                           (dict(step=3), "was not written by pfgm"), ([1, 2], "is not a training state")):
         save_state(tmp_path, foreign)
         with pytest.raises(InputError, match=words) as error:
             train(config, progress=False)

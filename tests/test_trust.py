@@ -1,5 +1,6 @@
 "What we promise: nothing is lost, nothing is misread, nothing damaged is used."
 import json
+import pickle
 import signal
 import subprocess
 import sys
@@ -9,15 +10,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import save_file
 
 import pfgm
-from pfgm.checkpoint import load_state, read_json_lines
+from pfgm import sources
+from pfgm.checkpoint import load_state, load_weights, read_json_lines, save_weights
 from pfgm.checks import InputError
 from pfgm.config import TrainConfig, configure
 from pfgm.data import from_array
+from pfgm.features import cached, cached_classifier
 from pfgm.heights import kept_heights
 from pfgm.jobs import _options, main
 from pfgm.model import Model
+from pfgm.sources import load
 from pfgm.training import train
 
 SMALL = dict(dataset="two_moons", width=16, steps=6, device="cpu")
@@ -181,7 +187,20 @@ def no_number(state):
     next(each for name, each in state["average"].items() if "weight" in name).flatten()[0] = float("nan")
 
 
+def no_moment(state):
+    state["optimiser"]["state"].pop(0)
+
+
+def half_a_moment(state):
+    state["optimiser"]["state"][1].pop("exp_avg_sq")
+
+
 @pytest.mark.parametrize("change, words", [
+    (no_moment, "has the moments of 41 tensors, not of 42"), (half_a_moment, "has the moments of 41 tensors, not of 42"),
+    (spoil("optimiser", "state", {}), "has the moments of 0 tensors, not of 42"),
+    (spoil("optimiser", "param_groups", None), "its optimiser holds no moments"),
+    (lambda state: state.pop("optimiser"), "it lacks optimiser"), (lambda state: state.pop("average"), "it lacks average"),
+    (lambda state: state["optimiser"]["state"][0]["exp_avg"].fill_(float("inf")), "its optimiser holds numbers that are not"),
     (spoil(None, "step", -5), "step is -5"), (spoil(None, "step", float("nan")), "step is nan"),
     (spoil(None, "step", 310.5), "step is 310.5"), (spoil(None, "step", 10 ** 9), "1000000000, that of its optimiser 6"),
     (spoil(None, "seconds", "long"), "'long' seconds"), (spoil(None, "seconds", -1.0), "-1.0 seconds"),
@@ -199,14 +218,28 @@ def test_a_state_that_makes_no_sense_is_named_and_the_one_before_it_is_used(tmp_
     assert load_state(tmp_path)["step"] == 6
 
 
-@pytest.mark.parametrize("name", ["state.pt", "network.safetensors", "log.jsonl"])
+def test_moments_of_another_shape_are_refused(tmp_path):
+    config = TrainConfig(**SMALL, run_dir=str(tmp_path))
+    train(config, progress=False)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    state["optimiser"]["state"][0]["exp_avg"] = torch.zeros(3, 5)
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.raises(InputError, match="does not fit this version"):
+        train(replace(config, steps=8), progress=False)
+
+
+KEPT = ["state.pt", "network.safetensors", "log.jsonl", "summary.json", "samples.png", "heights.json"]
+
+
+@pytest.mark.parametrize("name", KEPT)
 def test_a_folder_in_the_place_of_a_file(tmp_path, name):
     (tmp_path / name).mkdir()
     with pytest.raises(InputError, match=f"{name}' is a folder"):
         train(TrainConfig(**SMALL, run_dir=str(tmp_path)), progress=False)
 
 
-@pytest.mark.parametrize("line", [b"[1, 2]", b"7", b'{"step": "x"}', bytes(range(128, 200)), b"{"])
+@pytest.mark.parametrize("line", [b"[1, 2]", b"7", b'{"step": "x"}', bytes(range(128, 200)), b"{", b'{"loss": 1}',
+                                  b"[" * 10 ** 5])
 def test_a_log_with_foreign_lines_is_read_up_to_them(tmp_path, line):
     config = TrainConfig(**SMALL, run_dir=str(tmp_path))
     train(replace(config, steps=3), progress=False)
@@ -225,6 +258,93 @@ def test_kept_heights_that_are_none_are_found_anew(named, tmp_path, content):
     known[key] = known[key][::-1] if content == "wrong" else known[key][:-1]
     file.write_text(json.dumps(known) if content in ("wrong", "short") else content)
     torch.testing.assert_close(kept_heights(file, *ask), right)
+
+
+def test_heights_that_cannot_be_written_are_found_and_a_line_says_so(named, tmp_path, capsys):
+    (tmp_path / "heights.json").mkdir()
+    found = kept_heights(tmp_path / "heights.json", named.flow, named.prior, 3, "unipc", named.z_min)
+    assert found.shape == (4,) and "cannot be written (Is a directory)" in capsys.readouterr().out
+
+
+FOREIGN = [("[1]", "is no list of names"), ("words", "cannot be read"), ("{}", "is not a pfgm model"),
+           ("[" * 10 ** 5, "cannot be read")]
+
+
+@pytest.mark.parametrize("text, words", FOREIGN, ids=["list", "words", "empty", "deep"])
+def test_a_network_with_a_foreign_description_is_refused(tmp_path, text, words):
+    save_file({"x": torch.ones(2)}, tmp_path / "network.safetensors", metadata={"config": text})
+    with pytest.raises(InputError, match=words):
+        Model.load(tmp_path)
+
+
+@pytest.mark.parametrize("change", [
+    dict(train=[1]), dict(train={"who": 1}), dict(train={"D": "x"}), dict(network={"network": "mlp"}), dict(network=3),
+    dict(sigma_data="wide"), dict(data={"name": "x"}), dict(data=[]),
+    dict(data=dict(name="x", shape=[5], layout="", classes=None))])
+def test_a_network_whose_description_makes_no_sense_is_refused(named, tmp_path, change):
+    named.save(tmp_path)
+    weights, about = load_weights(tmp_path / "network.safetensors")
+    save_weights(tmp_path / "network.safetensors", weights, about | change)
+    with pytest.raises(InputError) as error:
+        Model.load(tmp_path)
+    assert "holds no network of this version" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_changed_description_is_damage(named, tmp_path):
+    named.save(tmp_path)
+    path = tmp_path / "network.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b'\\"s_max\\": 80.0', b'\\"s_max\\": 90.0'))
+    assert path.read_bytes() != whole
+    with pytest.raises(InputError, match="is damaged"):
+        Model.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["folder", "shape", "pickle", "header", "empty", "no tensor x"])
+def test_a_cache_that_is_none_is_made_anew(tmp_path, kind, capsys):
+    path, right = tmp_path / "x.safetensors", torch.ones(3, 2)
+    promise = json.dumps({"x": dict(dtype="F32", shape=[10 ** 6, 10 ** 6], data_offsets=[0, 4 * 10 ** 12])}).encode()
+    {"folder": path.mkdir, "shape": lambda: save_weights(path, {"x": torch.zeros(4, 2)}, {}),
+     "pickle": lambda: path.write_bytes(pickle.dumps([1])), "empty": path.touch,
+     "header": lambda: path.write_bytes(len(promise).to_bytes(8, "little") + promise),
+     "no tensor x": lambda: save_weights(path, {"y": right}, {})}[kind]()
+    assert cached(path, lambda: right, (3, 2)).equal(right)
+    if kind == "folder":
+        assert "cannot be written" in capsys.readouterr().out
+    else:
+        assert cached(path, lambda: 1 / 0, (3,)).equal(right)
+
+
+def test_a_damaged_classifier_is_trained_anew(tmp_path):
+    x, labels = torch.randn(40, 2, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
+    first = cached_classifier(tmp_path, x, labels, 3)
+    path, = tmp_path.glob("classifier-*")
+    for content in (b"", path.read_bytes()[:-9], pickle.dumps([1])):
+        path.write_bytes(content)
+        assert torch.equal(cached_classifier(tmp_path, x, labels, 3).features(x), first.features(x))
+    save_weights(path, {"y": torch.ones(2)}, {"who": 1})
+    assert torch.equal(cached_classifier(tmp_path, x, labels, 3).features(x), first.features(x))
+
+
+@pytest.mark.parametrize("kind", ["empty", "words", "cut", "shape", "type", "header", "folder"])
+def test_a_damaged_file_of_images_is_made_anew(tmp_path, monkeypatch, kind):
+    for k in range(4):
+        Image.new("L", (8, 8), 20 * k).save(tmp_path / f"{k}.png")
+    monkeypatch.setattr(sources, "LARGE", 0)
+    first = load(tmp_path, data_dir=tmp_path / "kept").train.clone()
+    path, = (tmp_path / "kept").glob("images-*.npy")
+    whole = path.read_bytes()
+    if kind == "folder":
+        path.unlink()
+        path.mkdir()
+        with pytest.raises(InputError, match="is a folder, where a file of images is kept"):
+            load(tmp_path, data_dir=tmp_path / "kept")
+        return
+    ways = dict(empty=b"", words=b"words", cut=whole[:-40], header=whole.replace(b"(4, 1, 8, 8)", b"(9**9,9,9,9)"))
+    np.save(path, np.zeros((4, 1, 8, 9), np.uint8) if kind == "shape" else np.zeros((4, 1, 8, 8), np.int8))
+    if kind in ways:
+        path.write_bytes(ways[kind])
+    assert torch.equal(load(tmp_path, data_dir=tmp_path / "kept").train, first) and path.read_bytes() == whole
 
 
 # Two at once, and an end from outside
