@@ -54,7 +54,7 @@ class MLP(nn.Module):
         dropout: float = 0.0,  # share of hidden units dropped in training
         field: bool = False,   # also one number v_z per sample
         classes: int = 0,      # of labelled data
-        guess: bool = False,   # also sees the linear guess, as further numbers
+        guess: bool = False,   # also sees the guess of chapter 12, as further numbers
     ):
         super().__init__()
         self.config = dict(network="mlp", shape=list(shape), width=width, depth=depth, levels=levels,
@@ -105,7 +105,7 @@ class UNet(nn.Module):
         classes: int = 0,             # of labelled data
         block: str = "residual",      # residual: the paper's; modulated: lighter
         patch: int = 1,               # pixels a side that become channels before all else
-        guess: bool = False,          # also sees the linear guess, as further channels
+        guess: bool = False,          # also sees the guess of chapter 12, as further channels
     ):
         super().__init__()
         code, own, seen = 4 * width, shape[0] * patch ** 2, shape[0] * patch ** 2 * (1 + guess)
