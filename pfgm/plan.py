@@ -8,6 +8,8 @@ __all__ = ['FOR_IMAGES', 'FOR_OTHERS', 'PLANNED', 'WIDTHS', 'filled', 'seconds_p
 # %% ../nbs/36_plan.ipynb #36-02
 import time
 from dataclasses import replace
+from functools import cache
+from itertools import takewhile
 
 import torch
 from torch import nn
@@ -39,35 +41,43 @@ def seconds_per_step(
     device: torch.device,     # where the network is
     precision: str = "auto",  # as in TrainConfig
 ) -> float:
-    "Time of an answer and its gradient, the best of three, timed with at most 32 points."
-    points, best = min(batch, 32), float("inf")
+    "Time of an answer and its gradient, the best of two to four in about a second, timed with at most 32 points."
+    points, times = min(batch, 32), []
     x = torch.ones(points, *input_shape(network), device=device)
     levels = torch.zeros(points, network.config.get("levels", 2), device=device)
     with rounded(network, device, precision):
-        for _ in range(4):
+        while len(times) < 2 or (len(times) < 4 and sum(times) < 1):
             start = time.perf_counter()
             out = network(x, levels)
             sum(part.float().square().mean() for part in (out if isinstance(out, tuple) else (out,))).backward()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            best = min(best, time.perf_counter() - start)
+            times.append(time.perf_counter() - start)
     network.zero_grad(set_to_none=True)
-    return best * batch / points
+    return min(times) * batch / points
+
+def _precisions(network: nn.Module, config: TrainConfig, device: torch.device) -> tuple:
+    "Those that are worth a long try."
+    if config.precision != "auto":
+        return (config.precision,)
+    usual, other = (seconds_per_step(network, 4, device, precision) for precision in ("float32", "bfloat16"))
+    return ("float32", "bfloat16") if other < 3 * usual else ("float32",)
 
 def _fastest(network: nn.Module, config: TrainConfig, device: torch.device) -> tuple:
     "Seconds per step, precision and threads of the fastest way."
     if device.type != "cpu":
         return seconds_per_step(network, config.batch, device, config.precision), config.precision, torch.get_num_threads()
     ways = []
-    precisions = ("float32", "bfloat16") if config.precision == "auto" else (config.precision,)
+    precisions = _precisions(network, config, device)
     for count in sorted({1, torch.get_num_threads()}):
         with threads(count):
             ways += [(seconds_per_step(network, config.batch, device, precision), precision, count) for precision in precisions]
     return min(ways)
 
-def _widest(times: dict, minutes: float) -> int:
-    "Of widths and their seconds per step, the widest that makes 1,000 steps for every 32 channels."
-    return max((width for width, seconds in times.items() if 60 * minutes / seconds >= 1000 * width / 32), default=min(times))
+def _widest(seconds, widths: list, minutes: float) -> int:
+    "The widest that makes 1,000 steps for every 32 channels, from the seconds per step of a width; the rest are not asked."
+    fits = list(takewhile(lambda width: 60 * minutes / seconds(width) >= 1000 * width / 32, widths))
+    return fits[-1] if fits else widths[0]
 
 def plan(
     config: TrainConfig,   # with values that are None
@@ -81,18 +91,22 @@ def plan(
         free = isinstance(network, UNet) and config.width is None and config.network in ("auto", "unet")
         if config.steps:
             usual = [width for width in WIDTHS if width <= network.config["width"]] if free else []
-            width = _widest(dict.fromkeys(usual, 60 / config.steps), 1) if free else config.width
+            width = _widest(lambda _: 60 / config.steps, usual, 1) if free else config.width
             return replace(config, width=width), torch.get_num_threads(), ""
         network = network.to(device, memory_format=torch.channels_last)
         seconds, precision, count = _fastest(network, config, device)
         config = replace(config, precision=precision)
         if free:
             per_cost = seconds / count_multiply_adds(network)
-            with torch.device("meta"):  # the count needs no weights
-                wider = {width: make(replace(config, width=width)) for width in WIDTHS}
-            times = {width: per_cost * count_multiply_adds(each) for width, each in wider.items()}
-            config = replace(config, width=_widest(times, config.minutes))
-            seconds = times[config.width]
+
+            @cache
+            def estimate(width: int) -> float:
+                with torch.device("meta"):  # the count needs no weights
+                    other = make(replace(config, width=width))
+                return per_cost * count_multiply_adds(other)
+
+            config = replace(config, width=_widest(estimate, WIDTHS, config.minutes))
+            seconds = estimate(config.width)
     words = f"plan: width {network.config['width'] if config.width is None else config.width}, batch {config.batch}"
     return config, count, (f"{words}, lr {config.lr:g}, {config.precision}, {count} thread{'s' * (count > 1)}; about "
                              f"{60 * config.minutes / seconds:,.0f} steps in {config.minutes:g} minutes")
