@@ -107,6 +107,7 @@ class TrainConfig:
         for name in ("batch", "width", "lr", "clip", "minutes", "s_min", "save_minutes", "keep"):
             value = getattr(self, name)
             require(value is None or value > 0, f"{name} is {value}; it must be above 0.")
+            require(value != math.inf or name in ("clip", "save_minutes"), f"{name} is inf; it must be finite.")
         for name in ("steps", "warmup", "n_charges", "gamma", "seed", "micro_batch", "half_life", "sample_minutes", "M"):
             value = getattr(self, name)
             require(value is None or 0 <= value < 2 ** 63, f"{name} is {value}; it must be 0 or more, and below 2**63.")

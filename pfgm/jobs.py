@@ -11,7 +11,9 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict, fields
+from functools import partial
 
 import torch
 
@@ -22,13 +24,22 @@ from .model import Model
 from .training import train
 
 # %% ../nbs/45_jobs.ipynb #45-05
+def _number(kind: type):
+    "How a number is read; a word stays one, so that it is refused as everywhere else."
+    def read(word: str):
+        for each in (kind, float):
+            with suppress(ValueError):
+                return each(word)
+        return word
+    return read
+
 def _parser() -> argparse.ArgumentParser:
     "Every value of the configuration as an option; also preset and restart."
     parser = argparse.ArgumentParser("accelerate launch -m pfgm.jobs", allow_abbrev=False,
                                      argument_default=argparse.SUPPRESS, description=train.__doc__)
     for field in fields(TrainConfig):
         kind = (dict(nargs="?", const=True, metavar="True or False") if field.type is bool
-                else dict(type=field.type, metavar=field.type.__name__))
+                else dict(type=str if field.type is str else _number(field.type), metavar=field.type.__name__))
         parser.add_argument(f"--{field.name}", help=f"{field.metadata['help']} [{field.default}]".replace("%", "%%"), **kind)
         if field.type is bool:
             parser.add_argument(f"--no-{field.name}", dest=field.name, action="store_false",
@@ -36,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", help=f"values for all others that are not given: {', '.join(PRESETS)}")
     parser.add_argument("--restart", nargs="?", const=True, metavar="True or False",
                         help="begin anew; the run that is in run_dir moves aside, to run_dir.1, run_dir.2, ... [False]")
+    parser.error = partial(require, False)  # one sentence, as for all that is wrong, and not the whole usage
     return parser
 
 def _options(arguments: list) -> dict:

@@ -138,6 +138,14 @@ def _left_state(config: TrainConfig, data_hash: str) -> tuple:
     return config, state
 
 # %% ../nbs/42_training.ipynb #42-15
+def _check_memory(make, config: TrainConfig, device: torch.device):
+    "Refuse a network that does not fit, before any of it is there."
+    with torch.device("meta"):
+        needed = 20 * sum(p.numel() for p in make(config).parameters())  # weights, gradient, average, two moments of Adam
+    require(needed < memory(device),
+            f"training '{config.network}' takes {needed / 2 ** 30:.1f} GiB on '{device}' before the first image, more "
+            "than there is: choose a smaller network or width.")
+
 class _Training:
     "Flow, moving average, optimiser and random numbers of one run."
 
@@ -148,15 +156,12 @@ class _Training:
         def make(config: TrainConfig) -> nn.Module:
             return make_network(config, data.shape, len(data.classes) if config.conditional else 0)
 
+        _check_memory(make, config, self.device)
         self.config, self.threads, self.plan = self.team.gather(plan(config, make, self.device))[0]
         config = self.config
+        _check_memory(make, config, self.device)
         torch.manual_seed(config.seed)
-        network = make(config)
-        needed = 20 * sum(p.numel() for p in network.parameters())  # weights, gradient, average, two moments of Adam
-        require(needed < memory(self.device),
-                f"training '{config.network}' takes {needed / 2 ** 30:.1f} GiB on '{self.device}' before the first image, more "
-                "than there is: choose a smaller network or width.")
-        self.flow = make_flow(config, network, spread, *about).to(self.device, memory_format=torch.channels_last)
+        self.flow = make_flow(config, make(config), spread, *about).to(self.device, memory_format=torch.channels_last)
         self.average = AveragedModel(self.flow, multi_avg_fn=_average(0.5 ** (1 / config.half_life) if config.half_life
                                                                      else config.ema))
         self.optimiser = torch.optim.Adam(self.flow.parameters(), lr=config.lr, fused=True)

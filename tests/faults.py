@@ -1,11 +1,12 @@
-"""Attack the real program and print what came of it: `make faults`, ten minutes, `make faults QUICK=1` for one.
+"""Attack the real program and print what came of it: `make faults`, a quarter of an hour, `make faults QUICK=1` for two minutes.
 
-Kills, damaged files, files that would run code, disks that take no more. What counts is said in the last column: nothing
+Kills, damaged files, files that would run code, disks that take no more, bad inputs. What counts is said in the last column: nothing
 lost beyond the last save, one sentence and no traceback, no code run.
 """
 import os
 import pickle
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -14,10 +15,13 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
+from bad_inputs import COMMANDS, NOTEBOOKS, bad_things, calls
 
 from pfgm.checkpoint import load_state
 from pfgm.checks import InputError
@@ -28,8 +32,7 @@ from pfgm.training import train
 
 QUICK = bool(os.environ.get("QUICK"))
 SMALL = dict(dataset="two_moons", width=16, device="cpu", save_minutes=0.0005)
-COMMAND = [sys.executable, "-m", "pfgm.jobs", "--dataset", "two_moons", "--width", "16", "--device", "cpu", "--save_minutes",
-           "0.0005", "--steps"]
+NBS = Path(__file__).parent.parent / "nbs"
 TABLE, NOWHERE = [], subprocess.DEVNULL
 
 
@@ -46,27 +49,84 @@ def same(a: dict, b: dict) -> bool:
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
+def ways(run: Path, steps: int) -> dict:
+    "Three lines that train into a folder."
+    options = dict(dataset="two_moons", width=16, device="cpu", save_minutes=0.0005, steps=steps, run_dir=run)
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    given = [word for name, value in (options | dict(watch=False, n_samples=64)).items() for word in ("-p", name, str(value))]
+    python, launcher = [sys.executable, "-m"], ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+                                                "--num_machines", "1", "--main_process_port", "0", "-m"]
+    return {"a run": [*python, "pfgm.jobs", *words], "two processes": [*python, *launcher, "pfgm.jobs", *words],
+            "papermill": [*python, "papermill", str(NBS / "train.ipynb"), f"{run}.ipynb", *given]}
+
+
+def kill(child: subprocess.Popen):
+    "kill -9 of a program and of all that it started."
+    for each in [child, *psutil.Process(child.pid).children(recursive=True)] if child.poll() is None else []:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    child.wait()
+
+
 def kills(place: Path):
-    "Kill a run at random moments, some of them inside a save; then let it end, and compare with one that nobody disturbed."
-    (count, steps), rng = (6, 3000) if QUICK else (50, 20_000), random.Random(0)
-    run, lost, inside = place / "killed", 0, 0
-    for turn in range(count):
-        before = load_state(run)["step"] if (run / "state.pt").exists() else 0
-        child = subprocess.Popen([*COMMAND, str(steps), "--run_dir", str(run)], stdout=NOWHERE, stderr=NOWHERE)
-        while child.poll() is None and not ((run / "state.pt").exists() and load_state(run)["step"] > before):
-            time.sleep(0.05)
-        time.sleep(rng.random() / 10)
-        wanted, end = turn * 5 < 2 * count, time.monotonic() + 5
-        while wanted and child.poll() is None and time.monotonic() < end and not [*run.glob(".state.pt.*")]:
-            pass
-        inside += bool([*run.glob(".state.pt.*")])
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        lost += not load_state(run) or load_state(run)["step"] <= before
-    report("kill -9 of a run, at any moment", count, count - lost, f"a later state than before; {inside} inside a save")
-    for folder in (run, place / "whole"):
-        subprocess.run([*COMMAND, str(steps), "--run_dir", str(folder)], check=True, capture_output=True)
-    report("the end of the killed run", 1, same(weights(run), weights(place / "whole")), "bit-equal to an undisturbed one")
+    "Kill runs at random moments, some of them inside a save; then let them end, and compare with what nobody disturbed."
+    for way, count in {"a run": 2, "two processes": 1, "papermill": 1}.items() if QUICK else {
+            "a run": 30, "two processes": 10, "papermill": 10}.items():
+        run, steps, rng, lost, inside = place / way.replace(" ", "-"), 200 * count + 400, random.Random(0), 0, 0
+        command = ways(run, steps)[way]
+        for turn in range(count):
+            before = load_state(run)["step"] if (run / "state.pt").exists() else 0
+            child = subprocess.Popen(command, stdout=NOWHERE, stderr=NOWHERE)
+            while child.poll() is None and not ((run / "state.pt").exists() and load_state(run)["step"] > before):
+                time.sleep(0.05)
+            time.sleep(rng.random() / 10)
+            wanted, end = turn * 2 < count, time.monotonic() + 5
+            while wanted and child.poll() is None and time.monotonic() < end and not [*run.glob(".state.pt.*")]:
+                pass
+            kill(child)
+            inside += bool([*run.glob(".state.pt.*")])
+            lost += not load_state(run) or load_state(run)["step"] <= before
+        report(f"kill -9 of {way}, at any moment", count, count - lost, f"a later state than before; {inside} inside a save")
+        whole = place / f"{run.name}-whole"
+        for each in (command, ways(whole, steps)[way]):
+            subprocess.run(each, check=True, capture_output=True)
+        report(f"the end of {way}, killed", 1, same(weights(run), weights(whole)), "bit-equal to an undisturbed one")
+
+
+def one_sentence(command: list, words: str, place: Path) -> str:
+    "Empty if a command ends with one sentence that holds these words; else what it said."
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    lines = [line for line in done.stderr.splitlines() if re.match(r"\w*(Error|Exception): ", line)]
+    fine = done.returncode and len(lines) == 1 and lines[0].startswith("InputError: ") and words in lines[0]
+    return "" if fine else done.stderr[-300:]
+
+
+def bad_inputs(place: Path):
+    "Wrong values, names and files, for the notebooks, the command line and the package."
+    bad_things(place)
+    notebooks = [([sys.executable, "-m", "papermill", str(NBS / f"{name}.ipynb"), f"out-{k}.ipynb",
+                   *[word for item in parameters.items() for word in ("-p", *map(str, item))]], words)
+                 for k, (name, parameters, words) in enumerate(NOTEBOOKS)]
+    lines = [([sys.executable, "-m", "pfgm.jobs", *options.split()], words) for options, words in COMMANDS]
+    for what, commands in (("notebooks", notebooks), ("the command line", lines)):
+        commands = commands[::8] if QUICK else commands
+        with ThreadPool(2) as pool:
+            found = pool.map(lambda each: one_sentence(*each, place), commands)
+        for (command, _), said in zip(commands, found):
+            if said:
+                print(f"       {command}: {said}")
+        report(f"bad inputs to {what}", len(found), found.count(""), "one sentence")
+    good, table = 0, calls(place)
+    for name, call, words in table:
+        try:
+            said = f"not refused: {call()}"
+        except Exception as error:
+            said = "" if isinstance(error, InputError) and words in str(error) else f"{type(error).__name__}: {error}"
+        good += not said
+        if said:
+            print(f"       {name}: {said}")
+    report("bad inputs to the package", len(table), good, "one sentence")
+    report("runs that any of these began", 1, [path.parent.name for path in place.rglob("state.pt")] == ["run"], "none")
 
 
 def damages(whole: bytes) -> dict:
@@ -181,7 +241,7 @@ def long_life(place: Path):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        for attack in (damaged_files, code_in_files, full_disks, long_life, kills):
+        for attack in (damaged_files, code_in_files, full_disks, long_life, bad_inputs, kills):
             part = Path(folder) / attack.__name__
             part.mkdir()
             attack(part)

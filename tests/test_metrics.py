@@ -364,21 +364,12 @@ def test_classifier_through_the_notebook(folder, monkeypatch):
     assert set(known) >= {"classifier"}
 
 
-FAULTS = {
-    "missing": (dict(samples="runs/none"), "there is no file or folder 'runs/none'; train a network into it"),
-    "features": (dict(samples="real.npy", features="fid"), "unknown features 'fid'"),
-    "data set": (dict(samples="real.npy"), "dataset is empty; name the data"),
-    "n": (dict(samples="real.npy", dataset="digits", n=3), "needs 8 samples or more"),
-    "type": (dict(samples="real.npy", dataset="digits", steps="many"), "steps is 'many'; it must be a whole number"),
-    "shape": (dict(samples="real.npy", dataset="rings"), "holds points of shape (8, 8), 'rings' has (2,)"),
+FAULTS = {  # more of them: bad_inputs.py
     "labels": (dict(samples="rings.npy", dataset="rings", features="classifier"), "'rings' has no labels"),
-    "out": (dict(samples="real.npy", dataset="digits", out="real.npy/x.json"), "out: the folder 'real.npy' cannot be made"),
     "not json": (dict(samples="real.npy", dataset="digits", out="real.npy"), "exists and holds no evaluation"),
     "list": (dict(samples="real.npy", dataset="digits", out="list.json"), "exists and holds no evaluation"),
     "deep": (dict(samples="real.npy", dataset="digits", out="deep.json"), "exists and holds no evaluation"),
     "folder": (dict(samples="real.npy", dataset="digits", out="noise"), "exists and holds no evaluation"),
-    "weights": (dict(samples="real.npy", dataset="digits", features="inception", weights="w.pth"), "there is no file 'w.pth'"),
-    "unknown": (dict(sample="real.npy"), "unknown parameter 'sample'; did you mean 'samples'?"),
 }
 
 

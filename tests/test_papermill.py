@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+from bad_inputs import NOTEBOOKS, bad_things
 from PIL import Image
 
 NBS = Path(__file__).parent.parent / "nbs"
@@ -119,41 +120,16 @@ def test_two_processes(tmp_path):
     assert (tmp_path / "two" / "network.safetensors").exists() and "step 12" in (tmp_path / "out.ipynb").read_text()
 
 
-FAULTS = {
-    "misspelt": (dict(datset="cifar10"), "unknown parameter 'datset'; did you mean 'dataset'?"),
-    "data set": (dict(dataset="digit"), "did you mean 'digits'?"),
-    "path": (dict(dataset="no/such/folder"), "there is no file or folder 'no/such/folder'"),
-    "no images": (dict(dataset="empty"), "there are no images in 'empty'"),
-    "sizes": (dict(dataset="mixed"), "-p image_size 32"),
-    "nan": (dict(dataset="nan.npy"), "holds NaN or infinite numbers (1 of 10)"),
-    "D": (dict(D=0), "D is 0; it must be 1"),
-    "steps": (dict(steps=-4), "steps is -4"),
-    "device": (dict(device="cuda:5"), "there is no device 'cuda:5'"),
-    "run_dir": (dict(run_dir="file/run"), "run_dir 'file/run' cannot be written"),
-    "solver": (dict(solver="huen"), "unknown solver 'huen'; did you mean 'heun'?"),
-    "type": (dict(minutes="long"), "minutes is 'long'"),
-    "preset": (dict(preset="papre"), "unknown preset 'papre'; did you mean 'paper'?"),
-    "preset and images": (dict(preset="paper"), "is for samples of shape (3, 32, 32), not (1, 28, 28)"),
-    "processes": (dict(processes=0), "processes is 0"),
-    "classes": (dict(dataset="two_moons", conditional=True), "conditional needs labels"),
-}
-
-
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faulty")
-    for name in ("empty", "mixed"):
-        (folder / name).mkdir()
-    for size in (8, 9):
-        Image.new("L", (size, size)).save(folder / "mixed" / f"{size}.png")
-    np.save(folder / "nan.npy", np.array([[1.0, 2]] * 4 + [[np.nan, 0]]))
-    (folder / "file").write_text("")
+    bad_things(folder)
     return folder
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_faults_stop_at_once_with_one_line(faulty, fault):
-    parameters, words = FAULTS[fault]
+@pytest.mark.parametrize("parameters, words", [bad[1:] for bad in NOTEBOOKS if bad[0] == "train"][:2])
+def test_faults_stop_at_once_with_one_line(faulty, parameters, words):
+    """All the others: test_bad_inputs.py without a kernel, and `make faults` with one."""
     start = time.monotonic()
     done = papermill("train.ipynb", "out.ipynb", faulty, *passed(parameters))
     lines = [line for line in done.stderr.splitlines() if line.startswith("InputError: ")]
