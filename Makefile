@@ -24,7 +24,7 @@ checks:          ## the same with the Python that is active
 house:           ## which chapters there are, and which modules and functions are too large (printed, never an error)
 	@python3 tests/house.py
 
-faults:          ## kills, damaged files, foreign code, full disks: what the real program makes of them, as a table
+faults:          ## kills, damaged files, foreign code, full disks, bad inputs: what the real program makes of them, as a table
 	OMP_NUM_THREADS=1 QUICK=$(QUICK) python tests/faults.py
 
 gate:            ## notebooks clean, package regenerated, nothing left uncommitted

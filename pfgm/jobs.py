@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from dataclasses import asdict, fields
 from functools import partial
@@ -72,8 +73,9 @@ def main(
         return 0
     except (InputError, FloatingPointError, ConnectionError, KeyboardInterrupt) as error:
         text = str(error) or "stopped; the last step is saved, and the same line goes on from there."
-        if os.environ.get("RANK", "0") == "0" or isinstance(error, ConnectionError):
-            print(f"{type(error).__name__}: {text}", file=sys.stderr, flush=True)
+        if os.environ.get("RANK", "0") != "0" and not isinstance(error, ConnectionError):
+            time.sleep(20)  # the first to end makes the launcher end the rest: let process 0 speak
+        print(f"{type(error).__name__}: {text}", file=sys.stderr, flush=True)
         return 1
     finally:  # else a process that ends while others still talk may be aborted
         if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -1,14 +1,13 @@
-"""Attack the real program and print what came of it: `make faults`, a quarter of an hour, `make faults QUICK=1` for two minutes.
+"""Attack the real program and print what came of it: `make faults`, half an hour; `make faults QUICK=1`, a few minutes.
 
-Kills, damaged files, files that would run code, disks that take no more, bad inputs. What counts is said in the last column: nothing
-lost beyond the last save, one sentence and no traceback, no code run.
+Kills, damaged files, files that would run code, disks that take no more, bad inputs. What counts is said in the last
+column: nothing lost beyond the last save, one sentence and no traceback, no code run.
 """
 import os
 import pickle
 import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -68,6 +67,13 @@ def kill(child: subprocess.Popen):
     child.wait()
 
 
+def saved(run: Path) -> int:
+    "The step that a run can go on from, 0 if none; the run may be writing it at this moment."
+    with suppress(InputError):
+        return (load_state(run) or {"step": 0})["step"]
+    return 0
+
+
 def kills(place: Path):
     "Kill runs at random moments, some of them inside a save; then let them end, and compare with what nobody disturbed."
     for way, count in {"a run": 2, "two processes": 1, "papermill": 1}.items() if QUICK else {
@@ -75,17 +81,19 @@ def kills(place: Path):
         run, steps, rng, lost, inside = place / way.replace(" ", "-"), 200 * count + 400, random.Random(0), 0, 0
         command = ways(run, steps)[way]
         for turn in range(count):
-            before = load_state(run)["step"] if (run / "state.pt").exists() else 0
+            before = saved(run)
             child = subprocess.Popen(command, stdout=NOWHERE, stderr=NOWHERE)
-            while child.poll() is None and not ((run / "state.pt").exists() and load_state(run)["step"] > before):
-                time.sleep(0.05)
-            time.sleep(rng.random() / 10)
-            wanted, end = turn * 2 < count, time.monotonic() + 5
-            while wanted and child.poll() is None and time.monotonic() < end and not [*run.glob(".state.pt.*")]:
-                pass
-            kill(child)
+            try:
+                while child.poll() is None and saved(run) <= before:
+                    time.sleep(0.05)
+                time.sleep(rng.random() / 10)
+                wanted, end = turn * 2 < count, time.monotonic() + 5
+                while wanted and child.poll() is None and time.monotonic() < end and not [*run.glob(".state.pt.*")]:
+                    pass
+            finally:
+                kill(child)
             inside += bool([*run.glob(".state.pt.*")])
-            lost += not load_state(run) or load_state(run)["step"] <= before
+            lost += saved(run) <= before
         report(f"kill -9 of {way}, at any moment", count, count - lost, f"a later state than before; {inside} inside a save")
         whole = place / f"{run.name}-whole"
         for each in (command, ways(whole, steps)[way]):
