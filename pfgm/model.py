@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import likelihood, ode
+from . import inverse, likelihood, ode
 from .checkpoint import load_official, load_weights, save_weights
 from .checks import InputError, one_of, plain, require
 from .config import CHOICES, TrainConfig, configure
@@ -206,6 +206,33 @@ class Model:
     ) -> Tensor:          # (n * count, ...) way after way, as from sample
         "Samples on the great circles between latents."
         return self.sample(latents=ode.interpolate(self.prior, a, b, count), **options)
+
+    def restore(
+        self,
+        y,                   # (m, ...) observations; with a mask: samples in which what is hidden may be anything
+        operator=None,       # bools of a sample's shape: what is seen; or a linear function of samples (b, ...); None: all
+        noise: float = 0.0,  # of the observations, in their units
+        n_each: int = 1,     # draws for every observation
+        **options,           # for inverse.restore: method, steps, select, seed, batch_size, progress, s_max, s_min
+    ) -> Tensor:             # (m, n_each, ...) on the CPU, in the units, shape and layout of the data
+        "Draw what the data could have been, given masked, blurred, projected or noisy observations of them."
+        y, own = torch.as_tensor(y), self.data.restore(torch.zeros(1, *self.data.shape))
+        require(math.isfinite(noise) and noise >= 0, f"noise is {noise}; it must be a finite number, 0 or more.")
+        if callable(operator):
+            linear = inverse.Linear(lambda x: operator(self.data.restore(x)).double(), self.data.shape)
+        else:
+            seen = torch.ones(own.shape[1:], dtype=torch.bool) if operator is None else torch.as_tensor(operator)
+            for name, given in (("a mask", seen), ("an observation", y[0])):
+                require(given.shape == own.shape[1:], f"{name} has the shape of a sample, {tuple(own.shape[1:])}, not "
+                                                      f"{tuple(given.shape)}.")
+            require(seen.dtype == torch.bool, f"a mask holds bools, True where a number is seen; got {seen.dtype}.")
+            y = self.data.as_charges(torch.where(seen, y.to(own), own))
+            seen = (self.data.as_charges(own + seen) != self.data.as_charges(own))[0]
+            noise = noise / self.data.scale.expand(self.data.shape)[seen].double()
+            linear = inverse.Linear(seen, self.data.shape)
+        options = dict(s_max=2 * self.flow.sigma_data, s_min=0.02 * self.flow.sigma_data, select=False) | options
+        x = inverse.restore(self.flow, linear, y, noise, n_each, **options)
+        return self.data.restore(x.flatten(0, 1).float()).unflatten(0, x.shape[:2])
 
     def log_likelihood(
         self,

@@ -48,9 +48,9 @@ def same(a: dict, b: dict) -> bool:
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
-def ways(run: Path, steps: int) -> dict:
+def ways(run: Path, steps: int, save_minutes: float = 0.0005) -> dict:
     "Three lines that train into a folder."
-    options = dict(dataset="two_moons", width=16, device="cpu", save_minutes=0.0005, steps=steps, run_dir=run)
+    options = dict(dataset="two_moons", width=16, device="cpu", save_minutes=save_minutes, steps=steps, run_dir=run)
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     given = [word for name, value in (options | dict(watch=False, n_samples=64)).items() for word in ("-p", name, str(value))]
     python, launcher = [sys.executable, "-m"], ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
@@ -96,7 +96,7 @@ def kills(place: Path):
             lost += saved(run) <= before
         report(f"kill -9 of {way}, at any moment", count, count - lost, f"a later state than before; {inside} inside a save")
         whole = place / f"{run.name}-whole"
-        for each in (command, ways(whole, steps)[way]):
+        for each in (command, ways(whole, steps, 1)[way]):
             subprocess.run(each, check=True, capture_output=True)
         report(f"the end of {way}, killed", 1, same(weights(run), weights(whole)), "bit-equal to an undisturbed one")
 
