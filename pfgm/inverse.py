@@ -166,8 +166,7 @@ def _gibbs(flow: Flow, operator: Linear, told: Tensor, tau: Tensor, sigmas: list
         seen = g * miss - (1 - (1 - g).sqrt()) * s * operator.along(up)
         y, before = flow.posterior_mean(y + per_sample(s[:, 0], y) * up + operator.back(seen), z), z
     rows = (_chosen(log_w, draws.uniform(1)) + k * torch.arange(len(log_w)).to(told.device)[:, None]).flatten()
-    y = y[rows] if select else y
-    return y + operator.back((told - operator.along(y)) * (tau == 0))
+    return y[rows] if select else y
 
 # %% ../nbs/25_inverse.ipynb #25-17
 def _scale(square: Tensor, freedom: int, z: float, D: float, draws: _Draws) -> Tensor:
@@ -252,4 +251,6 @@ def restore(
         with torch.no_grad():
             done.append(_gibbs(flow, operator, some, tau, sigmas, draws, select and n_each > 1) if method == "gibbs" else
                         _walk(flow, operator, some, tau, sigmas, draws, method))
-    return torch.cat(done).view(len(told), n_each, *operator.shape)
+    x = torch.cat(done)
+    exact = (told.repeat_interleave(n_each, 0) - operator.along(x)) * (tau == 0)  # what was seen without noise is known
+    return (x + operator.back(exact)).view(len(told), n_each, *operator.shape)

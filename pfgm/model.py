@@ -230,7 +230,8 @@ class Model:
             seen = (self.data.as_charges(own + seen) != self.data.as_charges(own))[0]
             noise = noise / self.data.scale.expand(self.data.shape)[seen].double()
             linear = inverse.Linear(seen, self.data.shape)
-        options = dict(s_max=2 * self.flow.sigma_data, s_min=0.02 * self.flow.sigma_data, select=False) | options
+        spread = self.flow.sigma_data
+        options = dict(method="guidance", select=False, s_max=2 * spread, s_min=0.02 * spread) | options
         x = inverse.restore(self.flow, linear, y, noise, n_each, **options)
         return self.data.restore(x.flatten(0, 1).float()).unflatten(0, x.shape[:2])
 

@@ -1,4 +1,4 @@
-"""Attack the real program and print what came of it: `make faults`, half an hour; `make faults QUICK=1`, a few minutes.
+"""Attack the real program and print what came of it: `make faults`, most of an hour; `make faults QUICK=1`, ten minutes.
 
 Kills, damaged files, files that would run code, disks that take no more, bad inputs. What counts is said in the last
 column: nothing lost beyond the last save, one sentence and no traceback, no code run.

@@ -82,6 +82,20 @@ def test_sample(run):
     np.testing.assert_allclose(np.load(run / "y.npy"), five[:2], atol=1e-3)
 
 
+def test_restore(run):
+    done = papermill("restore.ipynb", "restored.ipynb", run, *passed(dict(run_dir=RUN, n=3, n_each=2, steps=4, out="r.npy")))
+    assert done.returncode == 0, done.stderr[-3000:]
+    restored = np.load(run / "r.npy")
+    assert pictures(run / "restored.ipynb") == 1 and restored.shape == (3, 2, 8, 8)
+    np.save(run / "observed.npy", restored[:, 0])
+    np.save(run / "mask.npy", np.eye(8) > 0)
+    given = dict(run_dir=RUN, observed="observed.npy", seen="mask.npy", n_each=1, steps=4, method="gibbs", out="s.npy")
+    done = papermill("restore.ipynb", "restored.ipynb", run, *passed(given))
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = np.eye(8) > 0
+    np.testing.assert_allclose(np.load(run / "s.npy")[:, 0][:, seen], restored[:, 0][:, seen], atol=1e-3)
+
+
 def test_other_flows_and_data(tmp_path):
     Path(tmp_path / "pictures").mkdir()
     for k in range(12):

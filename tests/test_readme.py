@@ -68,7 +68,7 @@ def test_notebooks_are_small_and_carry_no_errors(path):
     assert path.stat().st_size <= 300_000
     cells = json.loads(path.read_text())["cells"]
     assert not any(output["output_type"] == "error" for cell in cells for output in cell.get("outputs", []))
-    jobs = path.stem in ("train", "sample", "evaluate")
+    jobs = path.stem in ("train", "sample", "evaluate", "restore")
     assert jobs == any("parameters" in cell["metadata"].get("tags", []) for cell in cells)
     if not jobs:
         assert any(cell.get("outputs") for cell in cells) or path.stem == "40_checkpoint"
