@@ -16,6 +16,7 @@ from .checks import InputError, one_of, require, switch
 from .field import per_sample
 from .flow import Flow
 from .ode import karras_factors, placement
+from .prior import chi_square
 
 # %% ../nbs/25_inverse.ipynb #25-05
 class Linear:
@@ -85,34 +86,29 @@ def _noise_law(
     tau: Tensor,     # (g,) noise of each kind
     count: Tensor,   # (g,) how many there are of it
     z: float,        # height
-    D: float,        # extra dimensions, below inf
+    D: float,        # extra dimensions
     nodes: int = 300,
-) -> tuple:          # (b, nodes) log sigma; (b, nodes) the logarithm of its density there times equation 1's likelihood
-    "The law of the noise of a height, given the misses, on a grid of its own for every sample."
-    pinned = (count * (tau <= z)).sum()
-    low = 0.5 * math.log(D * z * z) - 0.5 * (D + pinned).log() - 1.5
-    high = 0.5 * ((D * z * z + energy.sum(1)) / D).log() + 3 + 3 / math.sqrt(D)
-    u = low + (high - low)[:, None] * torch.linspace(0, 1, nodes).to(energy)
-    constant = math.log(2) + D / 2 * math.log(D * z * z / 2) - math.lgamma(D / 2)
-    log_p = constant - D * u - D * z * z / 2 * (-2 * u).exp()
+) -> tuple:          # log sigma, (b, nodes); the logarithm of equation 1's integrand there, times the distance of the nodes
+    "The law of the noise of a height, given the misses, on a grid of its own for every sample; one node for D = inf."
+    if D == math.inf:
+        u = torch.full_like(energy[:, :1], math.log(z))
+        log_p = torch.zeros_like(u)
+    else:
+        pinned = (count * (tau <= z)).sum()
+        low = 0.5 * math.log(D * z * z) - 0.5 * (D + pinned).log() - 1.5
+        high = 0.5 * ((D * z * z + energy.sum(1)) / D).log() + 3 + 3 / math.sqrt(D)
+        u = low + (high - low)[:, None] * torch.linspace(0, 1, nodes).to(energy)
+        constant = math.log(2) + D / 2 * math.log(D * z * z / 2) - math.lgamma(D / 2)
+        log_p = constant - D * u - D * z * z / 2 * (-2 * u).exp() + (u[:, 1:2] - u[:, :1]).log()
     for missed, noise, n in zip(energy.T, tau, count):
         square = (2 * u).exp().clamp_min(noise.square())
         log_p = log_p - n / 2 * (2 * math.pi * square).log() - missed[:, None] / (2 * square)
     return u, log_p
 
-def _log_likelihood(energy: Tensor, tau: Tensor, count: Tensor, z: float, D: float) -> Tensor:
-    "Logarithm of what the seen coordinates say of a datum at a height: equation 1 without p(y)."
-    if D == math.inf:
-        square = tau.square().clamp_min(z * z)
-        return -0.5 * (count * (2 * math.pi * square).log() + energy / square).sum(1)
-    u, log_p = _noise_law(energy, tau, count, z, D)
-    return log_p.logsumexp(1) + (u[:, 1] - u[:, 0]).log()
-
-def _draw_noise(energy: Tensor, tau: Tensor, count: Tensor, z: float, D: float, uniform: Tensor) -> Tensor:
+def _draw_noise(u: Tensor, log_p: Tensor, uniform: Tensor) -> Tensor:
     "One sigma per sample, by the law above; uniform (b,) in (0, 1)."
-    if D == math.inf:
-        return torch.full_like(uniform, z)
-    u, log_p = _noise_law(energy, tau, count, z, D)
+    if u.shape[1] == 1:
+        return u[:, 0].exp()
     p = log_p.softmax(1)
     cdf = p.cumsum(1) - (p + p[:, :1]) / 2  # by trapezoids
     k = torch.searchsorted(cdf, uniform[:, None]).clamp(1, cdf.shape[1] - 1)
@@ -121,10 +117,11 @@ def _draw_noise(energy: Tensor, tau: Tensor, count: Tensor, z: float, D: float, 
 
 # %% ../nbs/25_inverse.ipynb #25-15
 def _chosen(log_w: Tensor, uniform: Tensor) -> Tensor:
-    "Which draws go on, (m, k): as many of each as its weight says (systematic resampling; uniform (m,))."
-    k = log_w.shape[1]
+    "Rows (m * k,) that go on, as many of each as its weight (m, k) says (systematic resampling; uniform (m,))."
+    m, k = log_w.shape
     places = (torch.arange(k).to(log_w) + uniform[:, None]) / k
-    return torch.searchsorted(log_w.softmax(1).cumsum(1), places).clamp_max(k - 1)
+    chosen = torch.searchsorted(log_w.softmax(1).cumsum(1), places).clamp_max(k - 1)
+    return (chosen + k * torch.arange(m).to(chosen)[:, None]).flatten()
 
 class _Draws:
     "Randomness of its own for every observation, so that the answer to one does not depend on the others."
@@ -134,17 +131,22 @@ class _Draws:
         self.k, self.like = k, like
 
     def normal(self, shape: tuple) -> Tensor:
+        "(m * k, *shape)"
         return torch.cat([torch.randn(self.k, *shape, generator=g, dtype=torch.float64) for g in self.each]).to(**self.like)
 
     def uniform(self, k: int) -> Tensor:
+        "(m * k,), k for every observation"
         return torch.cat([torch.rand(k, generator=g, dtype=torch.float64) for g in self.each]).to(**self.like)
 
+    def chi_square(self, freedom: float) -> Tensor:
+        "(m * k,)"
+        return torch.cat([chi_square(self.k, freedom, g, None) for g in self.each]).to(**self.like)
+
 def _gibbs(flow: Flow, operator: Linear, told: Tensor, tau: Tensor, sigmas: list, draws: _Draws, select: bool) -> Tensor:
-    "Draws from the posterior, (m * k, *shape), for told (m, r)."
-    k, D, told = draws.k, flow.D, told.repeat_interleave(draws.k, 0)
-    levels, kind = ((tau + 1e-12).log() * 50).round().unique(return_inverse=True)  # equal to a hundredth
+    "Draws from the posterior, (m * k, *shape), for told (m * k, r)."
+    k, D = draws.k, flow.D
+    noise, kind = ((tau.log() * 50).round() / 50).exp().unique(return_inverse=True)  # equal to a hundredth
     count = torch.bincount(kind).to(told)
-    noise = (levels / 50).exp().to(told) * (levels > -1000)
     y, log_w, before = flow.posterior_mean(operator.back(told), sigmas[0] * 1000), told.new_zeros(len(told) // k, k), None
     kept = draws.normal(operator.shape)
     for sigma in sigmas:
@@ -152,30 +154,27 @@ def _gibbs(flow: Flow, operator: Linear, told: Tensor, tau: Tensor, sigmas: list
         z = sigma if D == math.inf else sigma * math.sqrt((D + r) / D)  # there the noise of a datum that agrees is about sigma
         miss = told - operator.along(y)
         energy = miss.new_zeros(len(miss), len(count)).index_add_(1, kind, miss.square())
+        u, log_p = _noise_law(energy, noise, count, z, D)
         if before and select:
-            now, then = (_log_likelihood(energy, noise, count, height, D).view(-1, k) for height in (z, before))
-            log_w = log_w + now - then
-            poor = 1 / log_w.softmax(1).square().sum(1) < k / 2
-            chosen = torch.where(poor[:, None], _chosen(log_w, draws.uniform(1)), torch.arange(k).to(log_w.device))
-            rows = (chosen + k * torch.arange(len(log_w)).to(chosen)[:, None]).flatten()
-            y, miss, energy, log_w = y[rows], miss[rows], energy[rows], torch.where(poor[:, None], 0, log_w)
+            then = _noise_law(energy, noise, count, before, D)[1]
+            log_w = log_w + (log_p.logsumexp(1) - then.logsumexp(1)).view(-1, k)
+            poor = (1 / log_w.softmax(1).square().sum(1) < k / 2)[:, None]
+            rows = torch.where(poor.expand(-1, k).flatten(), _chosen(log_w, draws.uniform(1)), torch.arange(len(y)).to(kind))
+            y, miss, u, log_p, log_w = y[rows], miss[rows], u[rows], log_p[rows], torch.where(poor, 0, log_w)
         fresh = draws.normal(operator.shape)
         up, kept = (fresh + kept) / math.sqrt(2), fresh
-        s = _draw_noise(energy, noise, count, z, D, draws.uniform(k))[:, None]
+        s = _draw_noise(u, log_p, draws.uniform(k))[:, None]
         g = s.square() / tau.square().maximum(s.square())
         seen = g * miss - (1 - (1 - g).sqrt()) * s * operator.along(up)
         y, before = flow.posterior_mean(y + per_sample(s[:, 0], y) * up + operator.back(seen), z), z
-    rows = (_chosen(log_w, draws.uniform(1)) + k * torch.arange(len(log_w)).to(told.device)[:, None]).flatten()
-    return y[rows] if select else y
+    return y[_chosen(log_w, draws.uniform(1))] if select else y
 
 # %% ../nbs/25_inverse.ipynb #25-17
 def _scale(square: Tensor, freedom: int, z: float, D: float, draws: _Draws) -> Tensor:
     "The noise of the height z, given the squared length (b,) of so many numbers of it."
     if D == math.inf:
         return torch.full_like(square, z)
-    a = torch.full((draws.k,), (freedom + D) / 2, dtype=torch.float64)
-    gamma = torch.cat([torch._standard_gamma(a, generator=g) for g in draws.each]).to(square)
-    return ((square + D * z * z) / 2 / gamma).sqrt()
+    return ((square + D * z * z) / draws.chi_square(freedom + D)).sqrt()
 
 def _bridge(x: Tensor, y: Tensor, z: float, size: float, D: float, draws: _Draws) -> Tensor:
     "Noise of this size times the scale of x at z, as if y were the datum."
@@ -194,7 +193,7 @@ def _guided(flow: Flow, operator: Linear, told: Tensor, tau: Tensor, x: Tensor, 
 
 def _walk(flow: Flow, operator: Linear, told: Tensor, tau: Tensor, sigmas: list, draws: _Draws, method: str) -> Tensor:
     "Down the lines with xhat corrected at every height: overwrite, guidance or resampling."
-    told, D, jumps = told.repeat_interleave(draws.k, 0), flow.D, 10 if method == "resampling" else 1
+    D, jumps = flow.D, 10 if method == "resampling" else 1
     heights = [sigma * 30 ** (1 - j * jumps / len(sigmas)) for j, sigma in enumerate(sigmas[::jumps])]  # from far above
     x = flow.posterior_mean(operator.back(told), heights[0])
     x = x + per_sample(_scale(torch.zeros_like(told[:, 0]), 0, heights[0], D, draws), x) * draws.normal(operator.shape)
@@ -246,11 +245,10 @@ def restore(
     sigmas = (s_max * karras_factors(steps, s_min / s_max, 1)[:-1]).tolist()
     done, m = [], max(1, batch_size // n_each)
     for k in tqdm(range(0, len(told), m), desc="restoring", leave=False, disable=not progress):
-        some = told[k:k + m]
-        draws = _Draws(seed, k, len(some), n_each, placement(flow))
+        draws = _Draws(seed, k, len(told[k:k + m]), n_each, placement(flow))
+        known = told[k:k + m].repeat_interleave(n_each, 0)
+        given = flow, operator, known, tau, sigmas, draws
         with torch.no_grad():
-            done.append(_gibbs(flow, operator, some, tau, sigmas, draws, select and n_each > 1) if method == "gibbs" else
-                        _walk(flow, operator, some, tau, sigmas, draws, method))
-    x = torch.cat(done)
-    exact = (told.repeat_interleave(n_each, 0) - operator.along(x)) * (tau == 0)  # what was seen without noise is known
-    return (x + operator.back(exact)).view(len(told), n_each, *operator.shape)
+            x = _gibbs(*given, select and n_each > 1) if method == "gibbs" else _walk(*given, method)
+        done.append(x + operator.back((known - operator.along(x)) * (tau == 0)))  # what was seen without noise is known
+    return torch.cat(done).view(len(told), n_each, *operator.shape)
